@@ -1,0 +1,132 @@
+//! Instants and lengths of time: UTC, microseconds, 64 bits.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::time::Duration;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Microseconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// From microseconds since the Unix epoch.
+    pub const fn from_micros(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// Microseconds since the Unix epoch.
+    pub const fn as_micros(self) -> i64 {
+        self.0
+    }
+
+    /// Whole seconds since the Unix epoch, rounded down.
+    pub const fn as_secs(self) -> i64 {
+        self.0.div_euclid(1_000_000)
+    }
+
+    /// This instant and `length` later; stops at the end of the range.
+    #[must_use]
+    pub fn plus(self, length: Duration) -> Self {
+        Self(self.0.saturating_add(micros(length)))
+    }
+
+    /// This instant and `length` earlier; stops at the end of the range.
+    #[must_use]
+    pub fn minus(self, length: Duration) -> Self {
+        Self(self.0.saturating_sub(micros(length)))
+    }
+
+    /// How long after `earlier` this is; zero if it is before.
+    pub fn since(self, earlier: Timestamp) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+fn micros(length: Duration) -> i64 {
+    i64::try_from(length.as_micros()).unwrap_or(i64::MAX)
+}
+
+impl std::fmt::Display for Timestamp {
+    /// RFC 3339 in UTC with microseconds, as the API shows it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1000)
+            .ok()
+            .and_then(|at| at.format(&Rfc3339).ok());
+        match text {
+            Some(text) => f.write_str(&text),
+            None => write!(f, "@{}us", self.0),
+        }
+    }
+}
+
+impl std::str::FromStr for Timestamp {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let at = OffsetDateTime::parse(text, &Rfc3339)
+            .map_err(|error| format!("'{text}' is not an RFC 3339 time: {error}"))?;
+        i64::try_from(at.unix_timestamp_nanos() / 1000)
+            .map(Timestamp)
+            .map_err(|_| format!("'{text}' is too far away"))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A lease's length or extension as clients give it: hours, may be fractional, more than zero and at
+/// most what the operator allows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hours(f64);
+
+impl Hours {
+    /// `hours` if it lies in `0 < hours <= max_hours`.
+    ///
+    /// # Errors
+    /// A sentence that says which bound it broke.
+    pub fn new(hours: f64, max_hours: f64) -> Result<Self, String> {
+        if !hours.is_finite() || hours <= 0.0 {
+            return Err(format!("must be more than 0 hours, not {hours}"));
+        }
+        if hours > max_hours {
+            return Err(format!("must be at most {max_hours} hours, not {hours}"));
+        }
+        if hours * 3600.0 < 1.0 {
+            return Err(format!("must be at least one second (0.00028 hours), not {hours}"));
+        }
+        Ok(Self(hours))
+    }
+
+    /// The same length as a [`Duration`], to the microsecond.
+    pub fn duration(self) -> Duration {
+        Duration::from_micros((self.0 * 3_600_000_000.0) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_reads_back_what_it_printed() {
+        let at = Timestamp::from_micros(1_763_690_000_123_456);
+        assert_eq!(at.to_string(), "2025-11-21T01:53:20.123456Z");
+        assert_eq!(at.to_string().parse(), Ok(at));
+    }
+
+    #[test]
+    fn hours_keep_their_bounds() {
+        for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY, 721.0, 1e300, 0.000_01] {
+            assert!(Hours::new(wrong, 720.0).is_err(), "{wrong} was accepted");
+        }
+        assert_eq!(Hours::new(0.5, 720.0).map(Hours::duration), Ok(Duration::from_secs(1800)));
+    }
+}
