@@ -1,1 +1,73 @@
-//! (skeleton)
+//! The scheduler: looks at the nodes' health, moves leases off dead ones, ends leases whose time is up, and
+//! makes nodes clean.
+//!
+//! Lives here: loops and their timing. Each takes no input but the database, is idempotent, runs on a timer
+//! and on a nudge, and may be killed at any instruction. Does not live here: the rules
+//! ([`orion_domain::health`], [`orion_domain::brake`], [`orion_domain::lease`]) and the work on a node
+//! ([`orion_fleet::Fleet::apply`]).
+//!
+//! The decision to migrate is made in [`tasks::watch`] (is the node dead?) and [`tasks::migrate`] (where to?).
+
+pub mod config;
+pub mod fleetwide;
+pub mod tasks;
+
+pub use config::SchedulerConfig;
+
+use fleetwide::Fleetwide;
+use orion_fleet::Fleet;
+use std::sync::Arc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// One scheduler process.
+#[derive(Clone)]
+pub struct Scheduler(Arc<Parts>);
+
+/// What the tasks share.
+pub struct Parts {
+    /// Work on nodes, and the database.
+    pub fleet: Fleet,
+    /// Timing and limits.
+    pub config: SchedulerConfig,
+    /// What is known of all nodes together.
+    pub fleetwide: Fleetwide,
+    /// Set when the process is to end.
+    pub shutdown: CancellationToken,
+    /// Everything that runs.
+    pub tasks: TaskTracker,
+}
+
+impl std::ops::Deref for Scheduler {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl Scheduler {
+    /// Puts a scheduler together.
+    pub fn new(fleet: Fleet, config: SchedulerConfig, shutdown: CancellationToken) -> Self {
+        let fleetwide = Fleetwide::new(fleet.now());
+        Self(Arc::new(Parts { fleet, config, fleetwide, shutdown, tasks: TaskTracker::new() }))
+    }
+
+    /// Runs until shutdown, then waits for what is under way.
+    pub async fn run(self) {
+        tasks::beat::restore_brake(&self).await;
+        self.spawn(tasks::beat::run(self.clone()));
+        self.spawn(tasks::inventory::run(self.clone()));
+        self.spawn(tasks::reconcile::run(self.clone()));
+        self.spawn(tasks::migrate::run(self.clone()));
+        self.spawn(tasks::expire::run(self.clone()));
+        self.spawn(tasks::sweep::run(self.clone()));
+        self.shutdown.cancelled().await;
+        self.tasks.close();
+        if tokio::time::timeout(self.config.soft_stop, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some work was still going on; the next process finishes it");
+        }
+    }
+
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+}

@@ -1,2 +1,62 @@
-//! (skeleton)
-fn main() {}
+//! The agent of a worker: registers the machine, keeps a link to the control plane, and closes logins at
+//! their deadline even when nobody is there to ask.
+//!
+//! Lives here: what runs on a node by itself. Does not live here: making and removing accounts (the control
+//! plane does that over SSH, `playbooks/`), and any decision about leases.
+//!
+//! ```text
+//! config    flags and environment          register  POST /api/workers/register, forever
+//! facts     what the machine is            link      GET /api/workers/link, beats, orders
+//! state     what is kept on disk           deadline  enforces /var/lib/orion/leases, own thread
+//! sshd      the control plane's CA, probe  accounts  locks and reopens one account
+//! dial      TCP, TLS, one HTTP request     process   runs commands, ends processes of a uid
+//! ```
+
+mod accounts;
+mod check;
+mod config;
+mod deadline;
+mod dial;
+mod facts;
+mod lease_file;
+mod link;
+mod pace;
+mod process;
+mod register;
+mod service;
+mod sshd;
+mod state;
+
+use clap::Parser as _;
+use config::{Cli, Command, Config};
+use std::process::ExitCode;
+use tracing_subscriber::{EnvFilter, fmt};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    fmt().compact().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let outcome = Config::from_options(cli.options).and_then(|config| {
+        // One thread for the network is plenty, and the smallest.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(2)
+            .thread_keep_alive(std::time::Duration::from_secs(1))
+            .build()
+            .map_err(|error| format!("no runtime: {error}"))?;
+        runtime.block_on(async {
+            match cli.command.unwrap_or(Command::Run) {
+                Command::Run => service::run(config).await,
+                Command::Facts => register::print_body(&config).await,
+                Command::Check => check::check(&config).await,
+            }
+        })
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("orion-agent: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}

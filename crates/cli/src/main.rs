@@ -1,2 +1,205 @@
-//! (skeleton)
-fn main() {}
+//! `orion`: rent a node and log in, from the command line; and `orion up`, which runs all of Orion.
+//!
+//! Lives here: the list of commands and their dispatch. Does not live here: what they do
+//! ([`commands`], [`up`], [`admin`]).
+
+mod admin;
+mod client;
+mod commands;
+mod config;
+mod context;
+mod duration;
+mod error;
+mod model;
+mod output;
+mod password;
+mod refusal;
+mod sse;
+mod ssh_command;
+mod up;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use commands::{account, change, events, leases, nodes, rent, ssh, token};
+use context::Context;
+use error::{CliError, Kind};
+use output::Format;
+use std::{path::PathBuf, process::ExitCode};
+
+/// Rent a machine and log in.
+#[derive(Debug, Parser)]
+#[command(name = "orion", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "\
+Exit status: 0 done, 1 failed, 2 bad arguments or input, 3 not logged in, 4 no such lease, 5 refused or not \
+available now. `orion ssh` ends with the status of ssh.
+Environment: ORION_API (address), ORION_TOKEN (instead of a login), ORION_PASSWORD (for signup and login).")]
+struct Cli {
+    /// The API's address [default: that of the last login, or else http://127.0.0.1:8080]
+    #[arg(long, global = true, env = "ORION_API", value_name = "URL", value_parser = client::parse_api)]
+    #[arg(hide_env = true)]
+    api: Option<String>,
+    /// Trust the certificate authorities in this PEM file, too
+    #[arg(long, global = true, value_name = "FILE")]
+    api_ca: Option<PathBuf>,
+    /// How to write data to standard output
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t)]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make an account and log in
+    Signup(account::SignupArgs),
+    /// Log in
+    Login(account::LoginArgs),
+    /// Log out and forget the session
+    Logout,
+    /// Show who is logged in, where, and for how long
+    Whoami,
+    /// Rent one node or more
+    Rent(rent::RentArgs),
+    /// List your leases
+    #[command(visible_alias = "list")]
+    Ls(leases::LsArgs),
+    /// Show one lease with its history
+    Show(leases::ShowArgs),
+    /// Log in to the node of a lease, wherever it is by now
+    Ssh(ssh::SshArgs),
+    /// Give a lease more time
+    Extend(change::ExtendArgs),
+    /// End leases and clean their nodes
+    Release(change::ReleaseArgs),
+    /// List the nodes
+    Nodes,
+    /// Show what happened, or (-f) what happens
+    Events(events::EventsArgs),
+    /// Tokens that workers join with (admin)
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Work on the database itself
+    #[command(subcommand)]
+    Admin(admin::AdminCommand),
+    /// Run all of Orion in one process
+    Up(up::UpArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if error.kind() != Kind::ReaderGone {
+                // Each of the two lines was made printable by itself.
+                let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{error}\n"));
+            }
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<(), CliError> {
+    // It only fails where one is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let serving = matches!(cli.command, Command::Up(_));
+    let mut builder = if serving {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed(format!("cannot start the runtime: {error}")))?;
+    let done = runtime.block_on(dispatch(cli));
+    runtime.shutdown_background();
+    done
+}
+
+async fn dispatch(cli: Cli) -> Result<(), CliError> {
+    let Cli { api, api_ca, output, command } = cli;
+    let context = || Context::new(api, api_ca, output);
+    match command {
+        Command::Signup(args) => account::signup(&context()?, args).await,
+        Command::Login(args) => account::login(&context()?, args).await,
+        Command::Logout => account::logout(&context()?).await,
+        Command::Whoami => account::whoami(&context()?).await,
+        Command::Rent(args) => rent::run(&context()?, args).await,
+        Command::Ls(args) => leases::list(&context()?, args).await,
+        Command::Show(args) => leases::show(&context()?, args).await,
+        Command::Ssh(args) => ssh::run(&context()?, args).await,
+        Command::Extend(args) => change::extend(&context()?, args).await,
+        Command::Release(args) => change::release(&context()?, args).await,
+        Command::Nodes => nodes::list(&context()?).await,
+        Command::Events(args) => events::run(&context()?, args).await,
+        Command::Token(command) => token::run(&context()?, command).await,
+        Command::Admin(command) => admin::run(command).await,
+        Command::Up(args) => up::run(args).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "orion", &mut script);
+            output::data(String::from_utf8_lossy(&script).trim_end())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_lease_of_ssh_is_the_command() {
+        for (line, expected) in [
+            ("orion ssh train", vec![]),
+            ("orion ssh train -- ls -l --wait 3", vec!["ls", "-l", "--wait", "3"]),
+            ("orion ssh --wait 3 -t train -- top", vec!["top"]),
+            ("orion ssh train uptime -p", vec!["uptime", "-p"]),
+        ] {
+            let Ok(Cli { command: Command::Ssh(args), .. }) = parsed(line) else { panic!("{line}") };
+            assert_eq!(args.command, expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn arguments_that_make_no_sense_are_refused_before_anything_is_sent() {
+        for wrong in [
+            "orion rent",
+            "orion rent --hours 0",
+            "orion rent --hours -1",
+            "orion rent --hours 1 --count 0",
+            "orion rent --hours 1 --name 12",
+            "orion rent --hours 1 --name A_b",
+            "orion rent --hours 1 --on-node-loss explode",
+            "orion rent --hours 1 --tag a;b",
+            "orion extend train",
+            "orion extend train 2x",
+            "orion release",
+            "orion ls --api ftp://x",
+            "orion ls -o yaml",
+        ] {
+            let error = parsed(wrong).expect_err(wrong);
+            assert_eq!(error.exit_code(), 2, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn global_options_work_on_either_side_of_the_command() {
+        let before = parsed("orion -o json --api http://h:1/ ls").unwrap();
+        let after = parsed("orion ls --api http://h:1 -o json").unwrap();
+        assert_eq!((before.output, before.api), (after.output, after.api));
+    }
+}

@@ -51,8 +51,6 @@ const RESERVED: &[&str] = &[
     "systemd-timesync",
     "systemd-coredump",
     "_apt",
-    "admin",
-    "administrator",
     "adm",
     "sudo",
     "wheel",

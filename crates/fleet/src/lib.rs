@@ -1,1 +1,19 @@
-//! (skeleton)
+//! Work on nodes: the store's wishes carried out over SSH.
+//!
+//! Lives here: playbooks, and the one reconcile that provision, migration, expiry, release and cleaning
+//! share ([`Fleet::apply`]). Does not live here: SQL (orion-store), SSH itself (orion-ssh), and the decisions
+//! of when (orion-scheduler) and for whom (orion-control-plane).
+//!
+//! The SSH happens in `apply.rs`.
+
+mod apply;
+mod end;
+mod fleet;
+mod nudge;
+pub mod playbook;
+mod provision;
+
+pub use apply::{Applied, Change};
+pub use fleet::{Fleet, FleetConfig, Parts, REPLICA_BEAT_EVERY, REPLICA_STALE_AFTER, target_of};
+pub use nudge::{Nudge, Nudged};
+pub use provision::{NotProvisioned, Provisioned};

@@ -1,1 +1,96 @@
-//! (skeleton)
+//! Every SQL statement of Orion, on MariaDB/MySQL and on SQLite.
+//!
+//! Lives here: the schema and its migrations, one function a query, and the transactions that change a
+//! lease, its node and the event log together. Does not live here: what a transition means (that is
+//! [`orion_domain::lease::LeaseState`]), when one is due (the scheduler), and what is done on a node (fleet).
+//!
+//! Rules of the house:
+//! - A write is one explicit transaction. It is run again as a whole after a deadlock, a certification
+//!   failure or a lost host; after a COMMIT without an answer the store looks whether it happened.
+//! - A write compares and swaps: on `version`, on a claim token, or on the schema's UNIQUE; see [`Cas`].
+//! - Every transition of a lease or a node appends its event in the same transaction.
+//! - No clock: `now` is the caller's. Only [`Store::now`] asks the database for its own.
+//! - Rows become domain types in one place (`rows`); a row that cannot is [`StoreError::Corrupt`].
+//!
+//! Where to look: `place` gives a lease its node, `moves` another one, `reconcile` confirms it, `health`
+//! loses it, `ending` ends it; `transitions` writes each of these steps.
+
+mod attempts;
+mod claims;
+mod db;
+mod ending;
+mod error;
+mod events;
+mod health;
+mod idempotency;
+mod leases;
+mod migrate;
+mod model;
+mod moves;
+mod nodes;
+mod place;
+mod reconcile;
+mod registration;
+mod rows;
+mod settings;
+mod transitions;
+mod users;
+
+pub use error::{Cas, StoreError};
+pub use events::EventTail;
+pub use model::*;
+
+use attempts::transaction;
+use db::Db;
+use orion_domain::Timestamp;
+
+/// The store. Cheap to clone; all clones share the connections.
+#[derive(Clone)]
+pub struct Store {
+    db: Db,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.db.is_maria() { "Store(MariaDB)" } else { "Store(SQLite)" })
+    }
+}
+
+impl Store {
+    /// Connects and brings the schema up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::Config`] for URLs that cannot be used, [`StoreError::Unavailable`] when no host
+    /// answers, [`StoreError::Migration`] when the schema is newer than this program or cannot be made.
+    pub async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
+        let db = Db::open(config).await?;
+        migrate::run(&db).await?;
+        Ok(Self { db })
+    }
+
+    /// The database's clock, to compare one's own with.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn now(&self) -> Result<Timestamp, StoreError> {
+        let sql = self.db.sql(
+            "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
+            "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000",
+        );
+        let row = self.db.one::<(i64,)>(sql, vec![]).await?;
+        let micros = row.map(|(micros,)| micros);
+        micros
+            .map(Timestamp::from_micros)
+            .ok_or_else(|| StoreError::Unavailable("the database has no clock".into()))
+    }
+
+    /// Whether the database works: a transaction and a table read (a Galera node that is not primary answers
+    /// `SELECT 1`, but neither of these).
+    pub async fn is_healthy(&self) -> bool {
+        let outcome = transaction!(&self.db, |tx| {
+            tx.abandon();
+            tx.one::<(String,)>("SELECT value FROM settings WHERE name = 'next_uid'", vec![]).await
+        });
+        matches!(outcome, Ok(Some(_)))
+    }
+}

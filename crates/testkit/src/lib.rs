@@ -1,1 +1,30 @@
-//! (skeleton)
+//! The real parts that Orion's tests run against: workers as Linux namespaces with a real sshd
+//! ([`Workers`]), a private MariaDB server ([`MariaDb`]), logins by the OpenSSH client ([`SshClient`],
+//! [`KeyPair`]) and waiting for a state instead of sleeping ([`wait_until`]).
+//!
+//! A dev-dependency only. No product code, no mocks of what a test claims to test, and nothing that knows
+//! leases, the store or the API: those are tested by their own crates *with* these parts.
+//!
+//! Everything is removed when its owner is dropped, when the test panics, and also when the test process is
+//! killed (see `keeper.rs`). What the machine lacks is a panic that names the Debian package. Starting and
+//! steering workers and servers blocks the calling thread for the time given at each function.
+
+mod host;
+mod keeper;
+mod keys;
+mod mariadb;
+mod range;
+mod script;
+mod ssh;
+mod wait;
+mod worker;
+mod workers;
+
+pub use host::{free_port, random_word};
+pub use keys::KeyPair;
+pub use mariadb::{Database, MariaDb};
+pub use script::Agent;
+pub use ssh::{LoginError, SshAddress, SshClient};
+pub use wait::{Attempt, wait_until, wait_until_blocking};
+pub use worker::Worker;
+pub use workers::Workers;

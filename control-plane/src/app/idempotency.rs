@@ -1,0 +1,101 @@
+//! `Idempotency-Key`: the same key gives the same reply, also after a crash, also when both requests arrive
+//! at once.
+//!
+//! The key's row is written in the transaction that creates what the request asks for, so there is never
+//! one without the other. Its secrets are sealed under a key that needs both the master key and the raw
+//! idempotency key, of which only the SHA-256 is stored.
+
+use crate::{
+    crypto::{
+        sealed::{MasterKey, SealingKey},
+        sha256_hex,
+    },
+    error::ApiError,
+};
+use axum::http::HeaderMap;
+use orion_domain::{Timestamp, UserId};
+use orion_store::{IdemNew, IdemRow};
+use serde_json::Value;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// How long a key is kept where no lease says otherwise, and how long after a lease's end.
+pub const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// A request that carries an idempotency key.
+pub struct Idempotent {
+    scope: String,
+    key_sha256: String,
+    body_sha256: String,
+    sealing: SealingKey,
+}
+
+impl Idempotent {
+    /// Reads the header; `scope` names caller and route, `body` is what must not change.
+    ///
+    /// # Errors
+    /// 400 for a key that is empty, longer than 255 characters, or not printable ASCII.
+    pub fn read(
+        headers: &HeaderMap,
+        route: &str,
+        caller: Option<UserId>,
+        body: &Value,
+        master: &MasterKey,
+    ) -> Result<Option<Self>, ApiError> {
+        let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+        let raw = value.to_str().map(str::trim).unwrap_or_default();
+        if raw.is_empty() || raw.len() > 255 {
+            return Err(ApiError::bad_request("Idempotency-Key: has 1 to 255 printable ASCII characters"));
+        }
+        let caller = caller.map_or_else(|| "anyone".to_owned(), |user| format!("user {user}"));
+        Ok(Some(Self {
+            scope: format!("{route} {caller}"),
+            key_sha256: sha256_hex(raw.as_bytes()),
+            body_sha256: sha256_hex(body.to_string().as_bytes()),
+            sealing: master.derive("idempotent-reply", raw.as_bytes()),
+        }))
+    }
+
+    /// Caller and route.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    /// The stored form of the key.
+    pub fn sha256(&self) -> &str {
+        &self.key_sha256
+    }
+
+    /// The row to be written with what the request creates.
+    pub fn row(&self, request_key: Option<String>, secrets: Option<&[u8]>, expires_at: Timestamp) -> IdemNew {
+        IdemNew {
+            scope: self.scope.clone(),
+            key_sha256: self.key_sha256.clone(),
+            body_sha256: self.body_sha256.clone(),
+            request_key,
+            secrets_sealed: secrets.map(|plain| self.sealing.seal(&self.scope, plain)),
+            expires_at: expires_at.plus(KEPT_FOR),
+        }
+    }
+
+    /// Whether an earlier request with this key had the same body.
+    ///
+    /// # Errors
+    /// 422 if it had another.
+    pub fn check_body(&self, earlier: &IdemRow) -> Result<(), ApiError> {
+        if earlier.body_sha256 == self.body_sha256 { Ok(()) } else { Err(ApiError::key_reused()) }
+    }
+
+    /// Seals a reply.
+    pub fn seal(&self, plain: &[u8]) -> Vec<u8> {
+        self.sealing.seal(&self.scope, plain)
+    }
+
+    /// Opens a sealed reply, or the secrets kept for one.
+    ///
+    /// # Errors
+    /// 500 if it does not open: the master key was changed meanwhile.
+    pub fn open(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+        self.sealing.open(&self.scope, sealed).map_err(ApiError::internal)
+    }
+}

@@ -1,0 +1,261 @@
+//! The agents' links that this replica holds: who beats, and what is pushed down to them.
+//!
+//! The database sees only the *change* of a link. Beats stay in memory; `last_seen` goes to the database in
+//! batches.
+
+use crate::App;
+use axum::extract::ws::{Message, WebSocket};
+use orion_domain::{
+    NodeId, Timestamp,
+    agent::{BEAT_EVERY, BEATS_MISSED_MAX, FromAgent, LeaseDeadline, ToAgent},
+    lease::Lease,
+    node::{Health, LinkState, Node},
+};
+use orion_fleet::REPLICA_BEAT_EVERY;
+use orion_store::StoreError;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::mpsc;
+
+/// Messages that may wait for a slow agent; one more closes its link, it dials again and reads anew.
+const QUEUE_MAX: usize = 32;
+/// How often what changed is pushed down when nobody nudges.
+const PUSH_EVERY: Duration = Duration::from_secs(1);
+/// How often `last_seen` is written.
+const SEEN_EVERY: Duration = Duration::from_secs(10);
+/// How far back each look at the changed nodes goes: longer than any transaction may live.
+const OVERLAP: Duration = Duration::from_secs(8);
+
+struct Link {
+    epoch: i64,
+    down: mpsc::Sender<ToAgent>,
+    pushed_version: i64,
+}
+
+/// The registry of links.
+pub struct Links {
+    most: usize,
+    links: Mutex<HashMap<NodeId, Link>>,
+    seen: Mutex<HashMap<NodeId, Timestamp>>,
+}
+
+impl Links {
+    /// A registry for at most `most` links.
+    pub fn new(most: usize) -> Self {
+        Self { most, links: Mutex::default(), seen: Mutex::default() }
+    }
+
+    /// Whether one more link may be opened.
+    pub fn has_room(&self) -> bool {
+        self.locked().len() < self.most
+    }
+
+    /// Tells a node's agent to register again.
+    pub fn register_again(&self, node: NodeId) {
+        self.push(node, ToAgent::RegisterAgain);
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, node: NodeId, message: ToAgent) {
+        let mut links = self.locked();
+        let full = links.get(&node).is_some_and(|link| link.down.try_send(message).is_err());
+        if full {
+            // Dropping the sender ends the link's loop.
+            links.remove(&node);
+        }
+    }
+
+    fn saw(&self, node: NodeId, at: Timestamp) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(node, at);
+    }
+}
+
+impl App {
+    /// Serves one link until it ends.
+    pub async fn serve_link(&self, node: Node, mut socket: WebSocket) {
+        let (down, mut queue) = mpsc::channel(QUEUE_MAX);
+        // Epochs grow with time; a late word of an older link is ignored by the store.
+        let epoch = self.now().as_micros();
+        let id = node.id;
+        if let Err(error) = self.set_link(id, epoch, LinkState::Up).await {
+            tracing::warn!(node = %id, %error, "a link could not be recorded; the agent will dial again");
+            return;
+        }
+        self.links.locked().insert(id, Link { epoch, down, pushed_version: -1 });
+        self.fleet.nudge.all();
+        let silence_max = BEAT_EVERY * BEATS_MISSED_MAX + Duration::from_secs(1);
+        let mut sshd_seen = node.agent_sees_sshd;
+        let ended = loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => break None,
+                message = queue.recv() => match message {
+                    Some(message) => if send(&mut socket, &message).await.is_err() { break Some("it closed") },
+                    None => break Some("it was replaced by a newer one, or did not read"),
+                },
+                message = tokio::time::timeout(silence_max, socket.recv()) => match message {
+                    Err(_) => break Some("two beats were missed"),
+                    Ok(None | Some(Err(_)) | Some(Ok(Message::Close(_)))) => break Some("it closed"),
+                    Ok(Some(Ok(Message::Text(text)))) => {
+                        self.links.saw(id, self.now());
+                        match serde_json::from_str(&text) {
+                            Ok(word) => self.hear(id, word, &mut sshd_seen, &mut socket).await,
+                            Err(error) => tracing::debug!(node = %id, %error, "unknown word on a link"),
+                        }
+                    }
+                    Ok(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Binary(_)))) => {}
+                },
+            }
+        };
+        let newest = {
+            let mut links = self.links.locked();
+            match links.get(&id) {
+                Some(link) if link.epoch == epoch => {
+                    links.remove(&id);
+                    true
+                }
+                Some(_) => false,
+                None => true,
+            }
+        };
+        // A replica that stops does not say that its links are lost: its silence says that they are unknown.
+        if let (Some(why), true) = (ended, newest) {
+            tracing::info!(node = %id, why, "the agent's link is lost");
+            while let Err(error) = self.set_link(id, epoch, LinkState::Lost).await {
+                tracing::warn!(node = %id, %error, "a lost link could not be recorded; trying again");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            self.fleet.nudge.all();
+        }
+    }
+
+    async fn set_link(&self, node: NodeId, epoch: i64, state: LinkState) -> Result<(), StoreError> {
+        let replica = &self.fleet.config.holder;
+        self.store.link_changed(node, epoch, replica, state, self.now()).await.map(drop)
+    }
+
+    async fn hear(
+        &self,
+        node: NodeId,
+        word: FromAgent,
+        sshd_seen: &mut Option<bool>,
+        socket: &mut WebSocket,
+    ) {
+        let written = match word {
+            FromAgent::Beat { seq, sshd, .. } => {
+                let _ = send(socket, &ToAgent::Ack { seq }).await;
+                if *sshd_seen == Some(sshd) {
+                    return;
+                }
+                *sshd_seen = Some(sshd);
+                self.store.set_agent_sshd(node, Some(sshd), self.now()).await.map(drop)
+            }
+            FromAgent::Inventory { facts } => {
+                self.store.update_facts(node, &facts, self.now()).await.map(drop)
+            }
+            FromAgent::Hello { agent_version, .. } => {
+                tracing::debug!(%node, agent_version, "an agent's link is up");
+                Ok(())
+            }
+            FromAgent::Deadlines { kept } => {
+                tracing::debug!(%node, accounts = kept.len(), "deadlines that the node keeps");
+                Ok(())
+            }
+        };
+        match written {
+            Ok(()) => self.fleet.nudge.all(),
+            Err(error) => {
+                // It is said again with the next beat.
+                *sshd_seen = None;
+                tracing::warn!(%node, %error, "an agent's word could not be recorded");
+            }
+        }
+    }
+
+    /// Pushes what changed down to the agents, and writes when nodes were last seen, until shutdown.
+    pub async fn tend_links(self) {
+        let mut nudged = self.fleet.nudge.listen();
+        let mut since = Timestamp::from_micros(0);
+        let mut seen_written = self.now();
+        let mut beat = Timestamp::from_micros(0);
+        while !self.shutdown.is_cancelled() {
+            let now = self.now();
+            match self.push_changes(since).await {
+                Ok(()) => since = now.minus(OVERLAP),
+                Err(error) => tracing::debug!(%error, "changes could not be pushed to the agents"),
+            }
+            if now.since(seen_written) >= SEEN_EVERY {
+                seen_written = now;
+                let seen: Vec<_> =
+                    self.links.seen.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
+                if let Err(error) = self.store.touch_seen(&seen).await {
+                    tracing::debug!(%error, "last_seen could not be written");
+                }
+            }
+            if now.since(beat) >= REPLICA_BEAT_EVERY {
+                beat = now;
+                if let Err(error) = self.store.replica_beat(&self.fleet.config.holder, "api", now).await {
+                    tracing::debug!(%error, "this replica's beat could not be written");
+                }
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => {}
+                () = nudged.within(PUSH_EVERY) => {
+                    // Many nudges in a row are one look.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    }
+
+    async fn push_changes(&self, since: Timestamp) -> Result<(), StoreError> {
+        let changed: Vec<Node> = {
+            let nodes = self.store.nodes_changed_since(since).await?;
+            let links = self.links.locked();
+            let is_news = |node: &Node| links.get(&node.id).is_some_and(|l| l.pushed_version != node.version);
+            nodes.into_iter().filter(is_news).collect()
+        };
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<NodeId> = changed.iter().map(|node| node.id).collect();
+        let leases = self.store.leases_on_nodes(&ids).await?;
+        for node in changed {
+            let wanted = leases.get(&node.id).filter(|lease| lease.state.wants_account_on() == Some(node.id));
+            self.links.push(
+                node.id,
+                ToAgent::Leases {
+                    desired_version: node.desired_version,
+                    leases: wanted.map(|lease| self.deadline(lease)).into_iter().collect(),
+                },
+            );
+            if node.health == Health::Unreachable && node.agent_sees_sshd == Some(false) {
+                self.links.push(node.id, ToAgent::LockAccounts);
+            }
+            if let Some(link) = self.links.locked().get_mut(&node.id) {
+                link.pushed_version = node.version;
+            }
+        }
+        Ok(())
+    }
+
+    fn deadline(&self, lease: &Lease) -> LeaseDeadline {
+        LeaseDeadline {
+            lease_id: lease.id,
+            user: lease.account.user.to_string(),
+            uid: lease.account.uid,
+            remaining_s: lease.until.since(self.now()).as_secs() + self.fleet.config.deadline_grace_s,
+        }
+    }
+}
+
+async fn send(socket: &mut WebSocket, message: &ToAgent) -> Result<(), ()> {
+    let text = serde_json::to_string(message).map_err(|_| ())?;
+    let sent = tokio::time::timeout(Duration::from_secs(5), socket.send(Message::Text(text.into()))).await;
+    sent.map_err(|_| ())?.map_err(|_| ())
+}

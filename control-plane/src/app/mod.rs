@@ -1,0 +1,96 @@
+//! The use cases behind the routes, and what they share.
+
+pub mod accounts;
+pub mod events;
+pub mod idempotency;
+pub mod leasing;
+pub mod links;
+pub mod registration;
+pub mod rent;
+pub mod reset;
+pub mod views;
+
+use crate::{Config, crypto::jwt::Tokens, keys::Keys, limit::LoginLimiter};
+use orion_domain::Timestamp;
+use orion_fleet::Fleet;
+use orion_store::Store;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What every handler holds. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Parts>);
+
+/// The parts of an [`App`].
+pub struct Parts {
+    /// Settings.
+    pub config: Config,
+    /// The database.
+    pub store: Store,
+    /// Work on nodes.
+    pub fleet: Fleet,
+    /// Access tokens.
+    pub tokens: Tokens,
+    /// Failed logins.
+    pub limiter: LoginLimiter,
+    /// The agents' links that this replica holds.
+    pub links: links::Links,
+    /// `TrustedUserCAKeys` for the nodes.
+    pub ssh_ca: String,
+    /// Work that goes on when its request is gone.
+    pub tasks: TaskTracker,
+    /// Set when the process is to end.
+    pub shutdown: CancellationToken,
+    /// Event streams that may be open at once.
+    pub streams: Arc<Semaphore>,
+    /// Password hashes that may be computed at once: each takes 19 MiB and a core.
+    pub hashing: Arc<Semaphore>,
+}
+
+impl App {
+    /// Puts the control plane together.
+    pub fn new(config: Config, fleet: Fleet, keys: &Keys, shutdown: CancellationToken) -> Self {
+        let tokens = Tokens::new(&keys.jwt, config.token_lifetime);
+        let streams = Arc::new(Semaphore::new(config.streams_max));
+        Self(Arc::new(Parts {
+            store: fleet.store.clone(),
+            tokens,
+            limiter: LoginLimiter::default(),
+            links: links::Links::new(config.streams_max),
+            ssh_ca: keys.control_ca.public_line(),
+            tasks: TaskTracker::new(),
+            hashing: Arc::new(Semaphore::new(2)),
+            streams,
+            shutdown,
+            fleet,
+            config,
+        }))
+    }
+
+    /// The current time.
+    pub fn now(&self) -> Timestamp {
+        self.fleet.now()
+    }
+
+    /// Runs `work` to its end even if the client that asked for it goes away.
+    ///
+    /// # Errors
+    /// 500 if the work panicked.
+    pub async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, crate::error::ApiError>> + Send + 'static,
+    ) -> Result<T, crate::error::ApiError> {
+        match self.tasks.spawn(work).await {
+            Ok(result) => result,
+            Err(error) => Err(crate::error::ApiError::internal(error)),
+        }
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}

@@ -1,0 +1,234 @@
+//! Every error that a client can see, as `application/problem+json` (RFC 9457). Internal text goes to the
+//! log, never to the client.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use orion_domain::{Timestamp, lease::Refused};
+use orion_store::StoreError;
+use serde_json::{Map, Value, json};
+
+/// A refusal: its status, a stable word for programs, and sentences for people.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    detail: String,
+    hint: Option<String>,
+    retry_after_s: Option<u64>,
+    extra: Map<String, Value>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind,
+            title,
+            detail: detail.into(),
+            hint: None,
+            retry_after_s: None,
+            extra: Map::new(),
+        }
+    }
+
+    /// 400: the request itself is wrong.
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", "Bad request", detail)
+    }
+
+    /// 400: one field of the body is wrong.
+    pub fn field(name: &str, what: impl std::fmt::Display) -> Self {
+        let mut error = Self::bad_request(format!("{name}: {what}"));
+        error.extra.insert("field".into(), name.into());
+        error
+    }
+
+    /// 401: not logged in, or no longer.
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "Not logged in", detail)
+    }
+
+    /// 403: logged in, but not allowed to.
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "Not allowed", detail)
+    }
+
+    /// 404: no such thing, or none of the caller's.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
+    }
+
+    /// 409 with a word of its own.
+    pub fn conflict(kind: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, kind, "Conflict", detail)
+    }
+
+    /// 422: an idempotency key was used with another body.
+    pub fn key_reused() -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency_key_reused",
+            "Idempotency key reused",
+            "this Idempotency-Key was used with another body; use a new key for a new request",
+        )
+    }
+
+    /// 429: too many tries.
+    pub fn too_many(detail: impl Into<String>, retry_after_s: u64) -> Self {
+        let mut error =
+            Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many requests", detail);
+        error.retry_after_s = Some(retry_after_s);
+        error
+    }
+
+    /// 503: something that Orion needs is away; nothing was changed.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        let mut error =
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Temporarily unavailable", detail);
+        error.retry_after_s = Some(2);
+        error
+    }
+
+    /// 503: fewer nodes are free than were asked for. `next_end` is when the next lease ends.
+    pub fn too_few_free(wanted: u32, found: usize, next_end: Option<Timestamp>, now: Timestamp) -> Self {
+        let mut error = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too_few_free",
+            "Too few nodes are free",
+            match next_end {
+                Some(at) => format!("{wanted} wanted, {found} free; the next lease ends at {at}"),
+                None => format!("{wanted} wanted, {found} free, and no lease is due to end"),
+            },
+        );
+        error.extra.insert("found".into(), found.into());
+        if let Some(at) = next_end {
+            // Whole seconds, rounded up: not a moment too early.
+            error.retry_after_s = Some(at.since(now).as_secs() + 1);
+            error.extra.insert("next_free_at".into(), at.to_string().into());
+        }
+        error.extra.insert("retry_after_s".into(), error.retry_after_s.map_or(Value::Null, Into::into));
+        error
+    }
+
+    /// 500: our fault. `what` goes to the log.
+    pub fn internal(what: impl std::fmt::Display) -> Self {
+        tracing::error!(error = %what, "a request failed inside");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Internal error",
+            "something went wrong on our side; the log of the control plane says what",
+        )
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds a key to the body.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.extra.insert(key.into(), value.into());
+        self
+    }
+
+    /// The HTTP status.
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        if error.is_unavailable() {
+            tracing::warn!(%error, "the database is away");
+            Self::unavailable("the database does not answer; try again in a moment")
+        } else {
+            Self::internal(error)
+        }
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        Self::conflict("wrong_state", refused.to_string())
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut body = json!({
+            "type": format!("urn:orion:problem:{}", self.kind),
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+            "error": self.detail,
+            "kind": self.kind,
+        });
+        if let Value::Object(map) = &mut body {
+            if let Some(hint) = self.hint {
+                map.insert("hint".into(), hint.into());
+            }
+            map.extend(self.extra);
+        }
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_has_its_status_and_word() {
+        let now = Timestamp::from_micros(0);
+        let table = [
+            (ApiError::bad_request("x"), 400, "bad_request"),
+            (ApiError::field("count", "x"), 400, "bad_request"),
+            (ApiError::unauthorized("x"), 401, "unauthorized"),
+            (ApiError::forbidden("x"), 403, "forbidden"),
+            (ApiError::not_found("x"), 404, "not_found"),
+            (ApiError::conflict("node_known", "x"), 409, "node_known"),
+            (ApiError::key_reused(), 422, "idempotency_key_reused"),
+            (ApiError::too_many("x", 3), 429, "too_many_requests"),
+            (ApiError::internal("secret text"), 500, "internal"),
+            (ApiError::unavailable("x"), 503, "unavailable"),
+            (ApiError::too_few_free(2, 1, None, now), 503, "too_few_free"),
+        ];
+        for (error, status, kind) in table {
+            assert_eq!((error.status.as_u16(), error.kind), (status, kind));
+            assert!(!error.detail.contains("secret text"));
+        }
+    }
+
+    #[test]
+    fn too_few_free_says_when_to_come_back() {
+        let now = Timestamp::from_micros(0);
+        let error = ApiError::too_few_free(2, 1, Some(now.plus(std::time::Duration::from_millis(1500))), now);
+        assert_eq!(error.extra["found"], 1);
+        assert_eq!(error.extra["retry_after_s"], 2);
+        assert_eq!(error.into_response().headers()[header::RETRY_AFTER], "2");
+    }
+}

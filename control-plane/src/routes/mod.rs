@@ -1,0 +1,111 @@
+//! The handlers, one file a subject: parse, use case, render. No SQL, and no decision about a lease.
+
+pub mod accounts;
+pub mod admin;
+pub mod events;
+pub mod health;
+pub mod nodes;
+pub mod rentals;
+pub mod workers;
+
+use crate::error::ApiError;
+use axum::{
+    extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection},
+    http::{StatusCode, request::Parts},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+/// A JSON body, parsed, with the raw value beside it.
+pub struct Body<T> {
+    /// What the route wants.
+    pub parsed: T,
+    /// What came, keys sorted: the same for the same content.
+    pub canonical: Value,
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let axum::Json(canonical) =
+            axum::Json::<Value>::from_request(request, state).await.map_err(refusal)?;
+        if !canonical.is_object() {
+            return Err(ApiError::bad_request("the body must be a JSON object"));
+        }
+        let parsed = serde_path_to_error::deserialize(&canonical).map_err(|error| {
+            let path = error.path().to_string();
+            let what = error.into_inner();
+            if path == "." { ApiError::bad_request(what.to_string()) } else { ApiError::field(&path, what) }
+        })?;
+        Ok(Self { parsed, canonical })
+    }
+}
+
+fn refusal(rejection: JsonRejection) -> ApiError {
+    match &rejection {
+        JsonRejection::MissingJsonContentType(_) => {
+            ApiError::bad_request("the body must be JSON; send `Content-Type: application/json`")
+        }
+        JsonRejection::JsonSyntaxError(error) => {
+            ApiError::bad_request(format!("the body is no JSON: {error}"))
+        }
+        JsonRejection::JsonDataError(error) => ApiError::bad_request(error.to_string()),
+        other if other.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            ApiError::bad_request("the body is too large").with("too_large", true)
+        }
+        other => ApiError::bad_request(other.to_string()),
+    }
+}
+
+/// Query parameters of a list.
+#[derive(Debug, Deserialize)]
+pub struct PageQuery {
+    limit: Option<u32>,
+    cursor: Option<i64>,
+    #[serde(default)]
+    all: bool,
+}
+
+impl PageQuery {
+    /// How many entries to give: 100 unless told, at most 1000.
+    ///
+    /// # Errors
+    /// 400 for 0 or more than 1000.
+    pub fn limit(&self) -> Result<u32, ApiError> {
+        match self.limit.unwrap_or(100) {
+            limit @ 1..=1000 => Ok(limit),
+            limit => Err(ApiError::field("limit", format!("must lie between 1 and 1000, not {limit}"))),
+        }
+    }
+
+    /// After which id to go on.
+    pub fn cursor(&self) -> i64 {
+        self.cursor.unwrap_or(0)
+    }
+}
+
+/// A query string, with our errors.
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Query<T> {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        axum::extract::Query::<T>::from_request_parts(parts, state)
+            .await
+            .map(|axum::extract::Query(query)| Self(query))
+            .map_err(|error| ApiError::bad_request(format!("query: {}", error.body_text())))
+    }
+}
+
+/// The id in a path, with our errors.
+pub fn parse_id<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, ApiError> {
+    text.parse().map_err(|_| ApiError::not_found(format!("there is no {what} '{text}'")))
+}
+
+/// `Link: <…?cursor=N>; rel="next"` (RFC 8288) if the page was full.
+pub fn next_link(path: &str, full: bool, last: Option<i64>, limit: u32, all: bool) -> Option<String> {
+    let last = last.filter(|_| full)?;
+    let all = if all { "&all=true" } else { "" };
+    Some(format!("<{path}?limit={limit}&cursor={last}{all}>; rel=\"next\""))
+}

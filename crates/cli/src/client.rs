@@ -1,0 +1,393 @@
+//! The HTTP side: one request and its retries.
+//!
+//! Lives here: addresses, TLS, headers, retries, paging. Does not live here: what a refusal means
+//! ([`crate::refusal`]), what the commands ask for, or how it is shown.
+
+use crate::{
+    config::Session,
+    error::{CliError, Kind},
+    output::note,
+    refusal,
+};
+use reqwest::{Certificate, Method, Response, StatusCode, Url, header};
+use serde_json::Value;
+use std::{fs, path::Path, time::Duration};
+
+/// How often a request whose connection failed is sent again.
+const RETRIES_MAX: u32 = 3;
+/// How long a connection may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an ordinary request may take; one that makes a node work gets [`LONG_TIMEOUT`].
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a rental or a release may take: several nodes may be tried.
+pub const LONG_TIMEOUT: Duration = Duration::from_secs(150);
+/// The largest reply that is read, in bytes.
+const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The most pages of a list that are read.
+const PAGES_MAX: usize = 1000;
+
+/// Whether a request may be sent again when it is unknown what became of the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// Yes: it changes nothing, or the same thing once (reads, releases, requests under an idempotency key).
+    Safe,
+    /// Only when no connection came up, so that the API cannot have seen it.
+    IfNeverSent,
+}
+
+/// A request that changes something.
+#[derive(Debug)]
+pub struct Post<'a> {
+    /// From the first slash.
+    pub path: &'a str,
+    /// The JSON body.
+    pub body: Value,
+    /// The `Idempotency-Key`, where there is one.
+    pub key: Option<&'a str>,
+    /// What to do when the connection fails.
+    pub repeat: Repeat,
+    /// How long one attempt may take.
+    pub timeout: Duration,
+}
+
+impl<'a> Post<'a> {
+    /// A request that is not repeated once it may have been seen.
+    pub fn new(path: &'a str, body: Value) -> Self {
+        Self { path, body, key: None, repeat: Repeat::IfNeverSent, timeout: TIMEOUT }
+    }
+
+    /// The same under an idempotency key, and so safe to repeat.
+    #[must_use]
+    pub fn under_key(self, key: &'a str) -> Self {
+        Self { key: Some(key), repeat: Repeat::Safe, ..self }
+    }
+}
+
+/// A connection to one API, as one user or as nobody.
+#[derive(Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    api: String,
+    token: Option<String>,
+    user: Option<String>,
+}
+
+struct Reply {
+    status: StatusCode,
+    retry_after_s: Option<u64>,
+    next_cursor: Option<String>,
+    body: Vec<u8>,
+}
+
+/// Why one attempt brought no reply.
+#[derive(Debug)]
+struct Lost {
+    never_sent: bool,
+    why: String,
+}
+
+impl From<reqwest::Error> for Lost {
+    fn from(error: reqwest::Error) -> Self {
+        Self { never_sent: error.is_connect(), why: root_cause(&error) }
+    }
+}
+
+/// An API address in the form that is kept and compared: scheme and authority, perhaps a path, no slash at
+/// its end.
+///
+/// # Errors
+/// When it is no http(s) address.
+pub fn parse_api(text: &str) -> Result<String, String> {
+    let url = Url::parse(text.trim()).map_err(|error| format!("'{text}' is no address ({error})"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err(format!("'{text}' is no http:// or https:// address"));
+    }
+    if !url.username().is_empty()
+        || url.password().is_some()
+        || url.query().is_some()
+        || url.fragment().is_some()
+    {
+        return Err("an API address has no user, password, query or fragment".into());
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// Whether requests to `api` never leave this machine.
+pub fn is_local(api: &str) -> bool {
+    let host = Url::parse(api).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+impl Client {
+    /// A client of `api`, as the user of `session` or as nobody. `ca`: a PEM file of further certificate
+    /// authorities to trust.
+    ///
+    /// # Errors
+    /// When the CA file is unusable.
+    pub fn new(api: &str, session: Option<&Session>, ca: Option<&Path>) -> Result<Self, CliError> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("orion/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            // A redirect would carry the token to wherever it points.
+            .redirect(reqwest::redirect::Policy::none());
+        if is_local(api) {
+            builder = builder.no_proxy();
+        }
+        if !api.starts_with("https:") {
+            // No TLS, so the system's certificates need not be loaded (10 ms of a 15 ms command).
+            builder = builder.tls_certs_only([]);
+        } else if let Some(path) = ca {
+            let pem = fs::read(path).map_err(|error| CliError::file("cannot read", path, &error))?;
+            let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
+            if certificates.is_empty() {
+                return Err(CliError::new(Kind::Usage, format!("{} holds no certificate", path.display()))
+                    .hint("--api-ca takes a PEM file"));
+            }
+            builder = builder.tls_certs_merge(certificates);
+        }
+        let http = builder
+            .build()
+            .map_err(|error| CliError::failed(format!("cannot set up HTTP: {}", root_cause(&error))))?;
+        Ok(Self {
+            http,
+            api: api.to_owned(),
+            token: session.map(|session| session.token.clone()),
+            user: session.map(|session| session.user.clone()),
+        })
+    }
+
+    /// The API's address.
+    pub fn api(&self) -> &str {
+        &self.api
+    }
+
+    /// Reads `path` (from the first slash, query included).
+    ///
+    /// # Errors
+    /// No connection, a refusal, or a reply that is no JSON.
+    pub async fn get(&self, path: &str) -> Result<Value, CliError> {
+        let reply = self.exchange(Method::GET, path, None, None, Repeat::Safe, TIMEOUT).await?;
+        self.value(&reply)
+    }
+
+    /// Reads a list, all pages of it.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn list(&self, path: &str) -> Result<Vec<Value>, CliError> {
+        let mut items = Vec::new();
+        let mut page = path.to_owned();
+        for _ in 0..PAGES_MAX {
+            let reply = self.exchange(Method::GET, &page, None, None, Repeat::Safe, TIMEOUT).await?;
+            let Value::Array(mut more) = self.value(&reply)? else {
+                return Err(CliError::failed(format!("the API's reply to GET {path} is no list")));
+            };
+            items.append(&mut more);
+            // Only the cursor is taken from the link: where it is sent stays ours to say.
+            let Some(cursor) = reply.next_cursor else { break };
+            let separator = if path.contains('?') { '&' } else { '?' };
+            page = format!("{path}{separator}cursor={}", escape(&cursor));
+        }
+        Ok(items)
+    }
+
+    /// Sends `post`.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn post(&self, post: Post<'_>) -> Result<Value, CliError> {
+        let Post { path, body, key, repeat, timeout } = post;
+        let reply = self.exchange(Method::POST, path, Some(&body), key, repeat, timeout).await?;
+        self.value(&reply)
+    }
+
+    /// Opens an event stream. One attempt; the caller reconnects.
+    ///
+    /// # Errors
+    /// No connection or a refusal.
+    pub async fn stream(&self, path: &str, last_event_id: Option<&str>) -> Result<Response, CliError> {
+        let mut request = self.request(Method::GET, path).header(header::ACCEPT, "text/event-stream");
+        if let Some(id) = last_event_id {
+            request = request.header("Last-Event-ID", id);
+        }
+        let lost = |error: reqwest::Error| self.unreachable(&Lost::from(error), Repeat::Safe);
+        let response = tokio::time::timeout(TIMEOUT, request.send())
+            .await
+            .map_err(|_| CliError::new(Kind::Unavailable, format!("{} does not answer", self.api)))?
+            .map_err(lost)?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let reply = read(response).await.map_err(|lost| self.unreachable(&lost, Repeat::Safe))?;
+        Err(self.refusal(&reply))
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.api));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        key: Option<&str>,
+        repeat: Repeat,
+        timeout: Duration,
+    ) -> Result<Reply, CliError> {
+        let mut retries = 0;
+        loop {
+            let mut request = self.request(method.clone(), path).timeout(timeout);
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            if let Some(key) = key {
+                request = request.header("Idempotency-Key", key);
+            }
+            let outcome = match request.send().await {
+                Ok(response) => read(response).await,
+                Err(error) => Err(error.into()),
+            };
+            let why = match outcome {
+                // A gateway's word that it lost the API is a lost connection, too.
+                Ok(reply) if matches!(reply.status.as_u16(), 502 | 504) && repeat == Repeat::Safe => {
+                    if retries == RETRIES_MAX {
+                        return Err(self.refusal(&reply));
+                    }
+                    format!("the gateway answered {}", reply.status)
+                }
+                Ok(reply) if reply.status.is_success() => return Ok(reply),
+                Ok(reply) => return Err(self.refusal(&reply)),
+                Err(lost) => {
+                    if retries == RETRIES_MAX || !(lost.never_sent || repeat == Repeat::Safe) {
+                        return Err(self.unreachable(&lost, repeat));
+                    }
+                    lost.why
+                }
+            };
+            retries += 1;
+            note(&format!(
+                "connection to {} failed ({why}); attempt {} of {}",
+                self.api,
+                retries + 1,
+                RETRIES_MAX + 1
+            ));
+            tokio::time::sleep(Duration::from_millis(100 << retries)).await;
+        }
+    }
+
+    fn value(&self, reply: &Reply) -> Result<Value, CliError> {
+        if reply.body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&reply.body).map_err(|error| {
+            CliError::failed(format!("the reply of {} is no JSON ({error})", self.api))
+                .hint("is this the address of an Orion API? Another one: --api URL or ORION_API")
+        })
+    }
+
+    fn unreachable(&self, lost: &Lost, repeat: Repeat) -> CliError {
+        if lost.never_sent {
+            return CliError::new(
+                Kind::Unavailable,
+                format!("cannot reach the API at {}: {}", self.api, lost.why),
+            )
+            .hint("is it running (orion up)? Another address: --api URL or ORION_API");
+        }
+        let error = CliError::new(
+            Kind::Unavailable,
+            format!("the connection to {} was lost: {}", self.api, lost.why),
+        );
+        match repeat {
+            Repeat::Safe => error.hint("try again in a moment"),
+            Repeat::IfNeverSent => {
+                error.hint("the request may have been carried out; look (orion ls) before you repeat it")
+            }
+        }
+    }
+
+    fn refusal(&self, reply: &Reply) -> CliError {
+        refusal::error(reply.status, &reply.body, reply.retry_after_s, &self.api, self.user.as_deref())
+    }
+}
+
+async fn read(mut response: Response) -> Result<Reply, Lost> {
+    let header =
+        |name| response.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
+    let status = response.status();
+    let retry_after_s = header(header::RETRY_AFTER).and_then(|value| value.trim().parse().ok());
+    let next_cursor = header(header::LINK).and_then(cursor_of);
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > REPLY_BYTES_MAX {
+            return Err(Lost {
+                never_sent: false,
+                why: format!("a reply of more than {REPLY_BYTES_MAX} bytes"),
+            });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Reply { status, retry_after_s, next_cursor, body })
+}
+
+/// The `cursor` of a `Link: <…?cursor=abc>; rel="next"` header.
+fn cursor_of(link: &str) -> Option<String> {
+    let next = link.split(',').find(|part| part.contains("rel=\"next\"") || part.contains("rel=next"))?;
+    let target = next.split_once('<')?.1.split_once('>')?.0;
+    let query = format!("http://x/?{}", target.split_once('?')?.1);
+    Url::parse(&query)
+        .ok()?
+        .query_pairs()
+        .find(|(name, _)| name == "cursor")
+        .map(|(_, value)| value.into_owned())
+}
+
+/// `text` as one segment of a path or one value of a query.
+pub fn escape(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+    text.bytes()
+        .map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_checked_and_kept_in_one_form() {
+        assert_eq!(parse_api("http://h:8080/"), Ok("http://h:8080".into()));
+        assert_eq!(parse_api("https://H.example/orion/"), Ok("https://h.example/orion".into()));
+        for wrong in ["h:8080", "ftp://h", "http://u:p@h", "http://h/?a=b", ""] {
+            assert!(parse_api(wrong).is_err(), "{wrong:?} was accepted");
+        }
+        assert!(
+            is_local("http://127.0.0.1:8080") && is_local("http://[::1]:1") && is_local("http://localhost")
+        );
+        assert!(!is_local("http://10.0.0.1") && !is_local("http://localhost.example"));
+    }
+
+    #[test]
+    fn a_link_header_gives_its_cursor_and_nothing_else() {
+        assert_eq!(cursor_of(r#"<http://evil/x?limit=2&cursor=a%2Fb>; rel="next""#), Some("a/b".into()));
+        assert_eq!(cursor_of(r#"</x?cursor=1>; rel="prev""#), None);
+    }
+
+    #[test]
+    fn escapes_keep_a_segment_a_segment() {
+        assert_eq!(escape("../a b?ü"), "..%2Fa%20b%3F%C3%BC");
+    }
+}

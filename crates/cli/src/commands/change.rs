@@ -1,0 +1,131 @@
+//! `extend` and `release`.
+
+use crate::{
+    client::{Client, LONG_TIMEOUT, Post, Repeat},
+    context::Context,
+    duration::{self, Length},
+    error::CliError,
+    model::{Extended, Rental, shape},
+    output::{self, Format, note},
+};
+use serde_json::{Value, json};
+
+/// The arguments of `orion extend`.
+#[derive(Debug, clap::Args)]
+pub struct ExtendArgs {
+    /// Name (or its beginning) or number
+    #[arg(value_parser = super::lease_argument)]
+    lease: String,
+    /// How much longer: a number of hours, or 90m, 2h, 1d
+    #[arg(value_name = "TIME", allow_negative_numbers = true)]
+    by: Length,
+}
+
+/// The arguments of `orion release`.
+#[derive(Debug, clap::Args)]
+pub struct ReleaseArgs {
+    /// Names (or their beginnings) or numbers
+    #[arg(required = true, value_name = "LEASE", value_parser = super::lease_argument)]
+    leases: Vec<String>,
+}
+
+/// Gives a lease more time.
+pub async fn extend(context: &Context, args: ExtendArgs) -> Result<(), CliError> {
+    let client = context.client()?;
+    let id = super::find_id(&client, &args.lease).await?;
+    let key = super::new_key();
+    let path = format!("/api/extend/{id}");
+    // The key protects against a second extension where the API keeps it; a lost reply is not repeated
+    // all the same, for an end that moves twice is worse than a question.
+    let post = Post { key: Some(&key), ..Post::new(&path, json!({"additional_hours": args.by.hours()})) };
+    let reply = client.post(post).await?;
+    if context.format == Format::Json {
+        return output::json(&reply);
+    }
+    let extended: Extended = shape(&reply, "extension")?;
+    note(&format!("✔ {} extended by {}", args.lease, duration::show(args.by.duration())));
+    if !extended.applied {
+        note("  the node does not know the new end yet; it is told as soon as it can be reached");
+    }
+    output::data(&format!("until {}", output::moment(context.now(), extended.new_end_at)))
+}
+
+/// Ends leases, side by side; one that fails does not keep the others.
+pub async fn release(context: &Context, args: ReleaseArgs) -> Result<(), CliError> {
+    let client = context.client()?;
+    let outcomes =
+        futures_util::future::join_all(args.leases.iter().map(|wanted| release_one(&client, wanted))).await;
+    let mut released = Vec::new();
+    let mut failures = Vec::new();
+    for (wanted, outcome) in args.leases.iter().zip(outcomes) {
+        match outcome {
+            Ok(done) => {
+                note(&format!("✔ {}", done.line(wanted)));
+                released.push(json!({"rental_id": done.id, "name": done.name(), "message": done.message}));
+            }
+            Err(error) => failures.push((wanted, error)),
+        }
+    }
+    if context.format == Format::Json {
+        output::json(&Value::Array(released))?;
+    }
+    let several = args.leases.len() > 1;
+    let kind = match failures.first() {
+        Some((_, first)) => first.kind(),
+        None => return Ok(()),
+    };
+    let count = failures.len();
+    let mut last = None;
+    for (wanted, error) in failures {
+        if several {
+            note(&format!("{wanted}: {}", error.to_string().replace('\n', " · ")));
+        }
+        last = Some(error);
+    }
+    match last {
+        Some(error) if !several => Err(error),
+        Some(_) | None => {
+            Err(CliError::new(kind, format!("{count} of {} leases were not released", args.leases.len())))
+        }
+    }
+}
+
+struct Released {
+    id: i64,
+    message: String,
+    /// The lease as it is now, where the API could still say.
+    rental: Option<Rental>,
+}
+
+impl Released {
+    fn name(&self) -> Option<&str> {
+        self.rental.as_ref().and_then(|rental| rental.name.as_deref())
+    }
+
+    fn line(&self, wanted: &str) -> String {
+        let mut line = format!("{} released", self.name().unwrap_or(wanted));
+        if let Some(rental) = &self.rental {
+            if let (Some(from), Some(ended)) = (rental.leased_from, rental.state_since) {
+                line.push_str(&format!(" · used {}", duration::show(ended.since(from))));
+            }
+            if rental.state == "ended" {
+                line.push_str(" · login gone, node cleaned");
+            } else {
+                let reason = rental.state_reason.as_deref().map(|reason| format!(" ({reason})"));
+                line.push_str(&format!(" · {}{}", rental.state, reason.unwrap_or_default()));
+            }
+        }
+        line
+    }
+}
+
+async fn release_one(client: &Client, wanted: &str) -> Result<Released, CliError> {
+    let id = super::find_id(client, wanted).await?;
+    let path = format!("/api/release/{id}");
+    // The second time gives the same reply, so it may be sent again.
+    let post = Post { repeat: Repeat::Safe, timeout: LONG_TIMEOUT, ..Post::new(&path, json!({})) };
+    let reply = client.post(post).await?;
+    let message = reply.get("message").and_then(Value::as_str).unwrap_or("Lease released").to_owned();
+    let rental = client.get(&format!("/api/rentals/{id}")).await.ok();
+    Ok(Released { id, message, rental: rental.and_then(|value| shape(&value, "lease").ok()) })
+}

@@ -1,0 +1,115 @@
+//! `nodes`.
+
+use crate::{
+    context::Context,
+    error::CliError,
+    model::{Node, shape},
+    output::{self, Format, Table, note},
+};
+use orion_domain::Timestamp;
+use serde_json::Value;
+
+/// Lists the nodes.
+pub async fn list(context: &Context) -> Result<(), CliError> {
+    let list = context.client()?.list("/api/nodes").await?;
+    if context.format == Format::Json {
+        return output::json(&Value::Array(list));
+    }
+    if list.is_empty() {
+        note("no nodes have registered yet; an admin makes their join token: orion token create");
+        return Ok(());
+    }
+    let nodes = list.iter().map(|value| shape(value, "node")).collect::<Result<Vec<Node>, _>>()?;
+    output::data(&table(context.now(), &nodes))
+}
+
+fn table(now: Timestamp, nodes: &[Node]) -> String {
+    let heads =
+        ["NODE", "ID", "STATUS", "FOR", "LEASE", "CORES", "MEMORY", "GPUS", "ADDRESS", "TAGS", "REASON"];
+    let mut table = Table::new(&heads);
+    for node in nodes {
+        let lease = match (&node.lease, node.allocated) {
+            (Some(lease), _) => match lease.leased_until {
+                Some(until) => format!("{} until {}", lease.rental_id, output::clock_time(now, until)),
+                None => lease.rental_id.to_string(),
+            },
+            (None, Some(true)) => "leased".to_owned(),
+            (None, Some(false)) => "free".to_owned(),
+            (None, None) => String::new(),
+        };
+        let address = match (&node.ip, node.ssh_port) {
+            (Some(ip), Some(port)) if ip.contains(':') => format!("[{ip}]:{port}"),
+            (Some(ip), Some(port)) => format!("{ip}:{port}"),
+            (_, _) => String::new(),
+        };
+        table.row([
+            node.hostname.clone(),
+            node.node_id.to_string(),
+            node.status.clone(),
+            output::age(now, node.since),
+            lease,
+            node.cpu_cores.map(|cores| cores.to_string()).unwrap_or_default(),
+            node.memory_mb.map(memory).unwrap_or_default(),
+            gpus(&node.gpus),
+            address,
+            node.tags.join(","),
+            node.status_reason.clone().unwrap_or_default(),
+        ]);
+    }
+    table.text()
+}
+
+fn memory(mebibytes: u64) -> String {
+    if mebibytes >= 1024 { format!("{} GiB", (mebibytes + 512) / 1024) } else { format!("{mebibytes} MiB") }
+}
+
+fn gpus(value: &Value) -> String {
+    match value {
+        Value::Array(list) => list.len().to_string(),
+        Value::Number(number) => number.to_string(),
+        Value::Null | Value::Bool(_) | Value::String(_) | Value::Object(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn nodes_are_listed_with_status_age_reason_and_lease() {
+        let nodes: Vec<Node> = [
+            json!({"node_id": 1, "hostname": "node-1", "status": "alive", "since": "2026-11-21T14:00:00Z",
+                "status_reason": "reported clean", "allocated": true, "ip": "10.0.0.3", "ssh_port": 22,
+                "lease": {"rental_id": 42, "leased_until": "2026-11-21T18:02:00Z"}, "cpu_cores": 16,
+                "memory_mb": 65536, "gpus": [{"name": "x"}], "tags": ["gpu", "rack-3"]}),
+            json!({"node_id": 2, "hostname": "node-2", "status": "quarantined", "allocated": false, "lease": null,
+                "gpus": 0, "memory_mb": 512}),
+        ]
+        .iter()
+        .map(|value| shape(value, "node").unwrap())
+        .collect();
+        let text = table("2026-11-21T14:50:00Z".parse().unwrap(), &nodes);
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split("  ").filter(|c| !c.is_empty()).map(str::trim).collect())
+            .collect();
+        assert_eq!(
+            rows[1],
+            [
+                "node-1",
+                "1",
+                "alive",
+                "50 min",
+                "42 until 18:02 UTC",
+                "16",
+                "64 GiB",
+                "1",
+                "10.0.0.3:22",
+                "gpu,rack-3",
+                "reported clean"
+            ]
+        );
+        assert_eq!(rows[2], ["node-2", "2", "quarantined", "?", "free", "-", "512 MiB", "0", "-", "-", "-"]);
+    }
+}

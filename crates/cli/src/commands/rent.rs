@@ -1,0 +1,257 @@
+//! `rent`: one request under one idempotency key, however often it has to be sent.
+
+use crate::{
+    client::{Client, LONG_TIMEOUT, Post},
+    context::Context,
+    duration::{self, Length},
+    error::{CliError, Kind},
+    model::{Rental, shape},
+    output::{self, Format, Progress, Table, note},
+    password,
+};
+use orion_domain::names::{LeaseName, Tag};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// The most nodes that one rental may ask for here; the API's own limit may be lower.
+const COUNT_MAX: i64 = 10_000;
+/// The longest pause between two attempts of `--wait`.
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// What happens to a lease whose node is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnNodeLoss {
+    /// It moves to another node, with the same user and password.
+    Migrate,
+    /// It waits for its own node to return.
+    Wait,
+    /// It ends.
+    End,
+}
+
+/// The arguments of `orion rent`.
+#[derive(Debug, clap::Args)]
+pub struct RentArgs {
+    /// For how long: a number of hours, or 90m, 2h, 1d
+    #[arg(long, visible_alias = "for", value_name = "TIME", allow_negative_numbers = true)]
+    hours: Length,
+    /// How many nodes: all of them or none
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX))]
+    count: u32,
+    /// What you call it, in place of a number
+    #[arg(long, value_name = "NAME", value_parser = checked::<LeaseName>)]
+    name: Option<String>,
+    /// Read the password for the node's account from standard input, instead of getting a generated one
+    #[arg(long)]
+    password_stdin: bool,
+    /// Log in with this public key, instead of the CLI's own
+    #[arg(long, value_name = "FILE")]
+    public_key: Option<PathBuf>,
+    /// Only nodes with this tag (may be repeated)
+    #[arg(long = "tag", value_name = "TAG", value_parser = checked::<Tag>)]
+    tags: Vec<String>,
+    /// What happens when the node is lost
+    #[arg(long, value_enum, value_name = "WHAT")]
+    on_node_loss: Option<OnNodeLoss>,
+    /// When too few nodes are free, wait for them (at most this long)
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "24h")]
+    wait: Option<Length>,
+    /// Send this idempotency key: the same key again gives the same leases, not more
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+}
+
+fn checked<T: std::str::FromStr<Err = String>>(text: &str) -> Result<String, String> {
+    text.parse::<T>().map(|_| text.to_owned())
+}
+
+/// Rents, waits for free nodes where it was told to, and shows how to log in.
+pub async fn run(context: &Context, args: RentArgs) -> Result<(), CliError> {
+    let client = context.client()?;
+    let password = if args.password_stdin { Some(password::from_stdin()?) } else { None };
+    let public_key = public_key(context, &args)?;
+    let body = body(&args, password.as_deref(), public_key.as_deref());
+    let key = args.idempotency_key.clone().unwrap_or_else(super::new_key);
+    let begun = Instant::now();
+    let reply = match args.wait {
+        None => send(&client, &body, &key).await?,
+        Some(patience) => send_until_free(&client, &body, &key, patience.duration()).await?,
+    };
+    let rentals: Vec<Rental> = shape(&reply, "leases")?;
+    if let Some(private_key) = args.public_key.as_deref().and_then(private_half) {
+        for rental in &rentals {
+            context.paths.keep_identity(&context.api, rental.rental_id, &private_key)?;
+        }
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    show(context, &args, &rentals, password.is_some(), seconds, &reply)
+}
+
+async fn send(client: &Client, body: &Value, key: &str) -> Result<Value, CliError> {
+    let post = Post { timeout: LONG_TIMEOUT, ..Post::new("/api/rent", body.clone()).under_key(key) };
+    client.post(post).await
+}
+
+/// Sends until enough nodes are free. A 503 is not kept under the key, so the same key serves throughout.
+async fn send_until_free(
+    client: &Client,
+    body: &Value,
+    key: &str,
+    patience: Duration,
+) -> Result<Value, CliError> {
+    let begun = Instant::now();
+    let mut progress = Progress::new();
+    loop {
+        let error = match send(client, body, key).await {
+            Ok(reply) => return Ok(reply),
+            Err(error) => error,
+        };
+        let Some(problem) = error.problem().filter(|problem| problem.status == 503) else {
+            return Err(error);
+        };
+        let left = patience.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            return Err(error);
+        }
+        let stage = match problem.found {
+            Some(found) => format!("waiting for free nodes ({found} now)"),
+            None => "waiting for the API to be able to rent".to_owned(),
+        };
+        let next = problem.retry_after_s.map(Duration::from_secs);
+        let next_text = next.map(|next| format!(", next lease ends in {}", duration::show(next)));
+        progress
+            .show(&stage, &format!("{}{}", duration::show(begun.elapsed()), next_text.unwrap_or_default()));
+        let pause = next.unwrap_or(PAUSE_MAX / 5).clamp(Duration::from_millis(500), PAUSE_MAX).min(left);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn body(args: &RentArgs, password: Option<&str>, public_key: Option<&str>) -> Value {
+    let mut body = json!({"duration_hours": args.hours.hours(), "count": args.count});
+    if let Value::Object(keys) = &mut body {
+        let mut set =
+            |key: &str, value: Option<Value>| keys.extend(value.map(|value| (key.to_owned(), value)));
+        set("name", args.name.clone().map(Value::from));
+        set("ssh_password", password.map(Value::from));
+        set("ssh_public_key", public_key.map(Value::from));
+        set("tags", (!args.tags.is_empty()).then(|| args.tags.clone().into()));
+        let word = args.on_node_loss.map(|what| match what {
+            OnNodeLoss::Migrate => "migrate",
+            OnNodeLoss::Wait => "wait",
+            OnNodeLoss::End => "end",
+        });
+        set("on_node_loss", word.map(Value::from));
+    }
+    body
+}
+
+/// The public key to send: the file's, or the CLI's own. A machine without `ssh-keygen` rents by password.
+fn public_key(context: &Context, args: &RentArgs) -> Result<Option<String>, CliError> {
+    let Some(path) = &args.public_key else {
+        return Ok(context.paths.public_key().map_or_else(
+            |error| {
+                note(&format!("{error}").replace("error: ", "warning: no SSH key, so a password only: "));
+                None
+            },
+            Some,
+        ));
+    };
+    let text = fs::read_to_string(path).map_err(|error| CliError::file("cannot read", path, &error))?;
+    let text = text.trim();
+    if text.contains("PRIVATE KEY") {
+        return Err(CliError::new(
+            Kind::Usage,
+            format!("{} is a private key; it stays here", path.display()),
+        )
+        .hint(format!("give the public one: --public-key {}.pub", path.display())));
+    }
+    if text.is_empty() || text.lines().count() != 1 {
+        return Err(CliError::new(
+            Kind::Usage,
+            format!("{} does not hold exactly one public key", path.display()),
+        ));
+    }
+    Ok(Some(text.to_owned()))
+}
+
+/// The private key beside `key.pub`, if there is one.
+fn private_half(public: &std::path::Path) -> Option<PathBuf> {
+    let private = std::path::absolute(public.with_extension("")).ok()?;
+    (public.extension().is_some_and(|extension| extension == "pub") && private.is_file()).then_some(private)
+}
+
+fn show(
+    context: &Context,
+    args: &RentArgs,
+    rentals: &[Rental],
+    own_password: bool,
+    seconds: f64,
+    reply: &Value,
+) -> Result<(), CliError> {
+    let now = context.now();
+    for rental in rentals {
+        let node = rental.node_name.clone().or_else(|| rental.node_id.map(|id| format!("node {id}")));
+        let node = node.unwrap_or_else(|| rental.address());
+        let until = rental.leased_until.map(|until| format!(" · until {}", output::moment(now, until)));
+        let user = rental.client_user.as_deref().unwrap_or("?");
+        let until = until.unwrap_or_default();
+        note(&format!("✔ {node}{until} · login {user} ready, host key pinned · {seconds:.1} s"));
+    }
+    if context.format == Format::Json {
+        return output::json(reply);
+    }
+    let mut table = Table::new(&["NAME", "ID", "ADDRESS", "USER", "PASSWORD", "UNTIL", "LOG IN"]);
+    for rental in rentals {
+        // A single lease bears the name that was asked for, also where the reply does not repeat it.
+        let name = rental.name.clone().or_else(|| args.name.clone().filter(|_| rentals.len() == 1));
+        let handle = name.clone().unwrap_or_else(|| rental.rental_id.to_string());
+        let password = rental.client_pass.clone().filter(|_| !own_password);
+        table.row([
+            name.unwrap_or_default(),
+            rental.rental_id.to_string(),
+            rental.address(),
+            rental.client_user.clone().unwrap_or_default(),
+            password.unwrap_or_else(|| if own_password { "(yours)".into() } else { String::new() }),
+            rental.leased_until.map(|until| output::clock_time(now, until)).unwrap_or_default(),
+            format!("orion ssh {handle}"),
+        ]);
+    }
+    output::data(&table.text())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: RentArgs,
+    }
+
+    fn args(line: &str) -> RentArgs {
+        <Line as clap::Parser>::try_parse_from(line.split_whitespace()).unwrap().args
+    }
+
+    #[test]
+    fn the_body_holds_what_was_asked_for_and_nothing_else() {
+        assert_eq!(body(&args("rent --hours 90m"), None, None), json!({"duration_hours": 1.5, "count": 1}));
+        let all = args("rent --for 2h --count 3 --name train --tag gpu --tag rack-3 --on-node-loss end");
+        assert_eq!(
+            body(&all, Some("s3cret"), Some("ssh-ed25519 AAAA")),
+            json!({"duration_hours": 2.0, "count": 3, "name": "train", "tags": ["gpu", "rack-3"],
+                "on_node_loss": "end", "ssh_password": "s3cret", "ssh_public_key": "ssh-ed25519 AAAA"})
+        );
+    }
+
+    #[test]
+    fn waiting_has_a_limit_even_when_none_is_given() {
+        assert_eq!(args("rent --hours 1").wait, None);
+        assert_eq!(args("rent --hours 1 --wait").wait.map(Length::hours), Some(24.0));
+        assert_eq!(args("rent --hours 1 --wait=30m").wait.map(Length::hours), Some(0.5));
+    }
+}

@@ -1,0 +1,120 @@
+use crate::{
+    Home,
+    fake_api::{Answer, FakeApi},
+};
+use serde_json::{Value, json};
+
+fn reply() -> Value {
+    json!([{"rental_id": 42, "host_ip": "10.0.0.3", "ssh_port": 22, "client_user": "alice", "client_pass": "gen-Pass",
+        "leased_until": "2126-11-21T18:02:00Z", "ssh_command": "ssh alice@10.0.0.3",
+        "known_hosts": "10.0.0.3 ssh-ed25519 AAAA"}])
+}
+
+#[test]
+fn a_dropped_connection_is_retried_under_the_same_key_and_rents_once() {
+    let api = FakeApi::start(|_, before| if before < 2 { Answer::Lost } else { Answer::Json(200, reply()) });
+    let ended = Home::logged_in(&api).run(&["rent", "--hours", "4", "--name", "train"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let seen = api.seen();
+    assert_eq!(seen.len(), 3);
+    let key = seen[0].header("idempotency-key").expect("a key");
+    assert!(key.len() >= 26, "{key}");
+    assert!(seen.iter().all(|request| request.header("idempotency-key") == Some(key)));
+    assert!(seen.iter().all(|request| request.body == seen[0].body));
+    assert_eq!(
+        ended.out,
+        "NAME   ID  ADDRESS      USER   PASSWORD  UNTIL                 LOG IN\n\
+         train  42  10.0.0.3:22  alice  gen-Pass  2126-11-21 18:02 UTC  orion ssh train\n"
+    );
+}
+
+#[test]
+fn an_api_that_stays_away_ends_the_attempts() {
+    let api = FakeApi::start(|_, _| Answer::Lost);
+    let ended = Home::logged_in(&api).run(&["rent", "--hours", "1"]);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(5), ""), "{ended:?}");
+    assert_eq!(api.seen().len(), 4);
+    assert!(ended.err.contains("hint: "), "{ended:?}");
+}
+
+#[test]
+fn two_rentals_have_two_keys_and_one_ssh_key() {
+    let api = FakeApi::always(200, reply());
+    let home = Home::logged_in(&api);
+    for _ in 0..2 {
+        assert_eq!(home.run(&["rent", "--hours", "90m"]).code, Some(0));
+    }
+    let seen = api.seen();
+    assert_ne!(seen[0].header("idempotency-key"), seen[1].header("idempotency-key"));
+    assert_eq!(seen[0].json()["duration_hours"], 1.5);
+    let key = seen[0].json()["ssh_public_key"].as_str().map(str::to_owned).expect("a public key");
+    assert!(key.starts_with("ssh-ed25519 "), "{key}");
+    assert_eq!(seen[1].json()["ssh_public_key"], key.as_str());
+    assert!(home.config("id_ed25519").is_file());
+}
+
+#[test]
+fn too_few_free_nodes_end_with_status_5_and_say_when() {
+    let api = FakeApi::always(
+        503,
+        json!({"detail": "3 nodes wanted, too few are free", "found": 1, "retry_after_s": 720}),
+    );
+    let ended = Home::logged_in(&api).run(&["rent", "--hours", "1", "--count", "3"]);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(5), ""));
+    assert_eq!(
+        ended.err,
+        "error: 3 nodes wanted, too few are free (found 1)\n\
+         hint: the next lease ends in 12 min; orion rent … --wait waits for it\n"
+    );
+    assert_eq!(api.seen().len(), 1, "a refusal is an answer, not a lost connection");
+}
+
+#[test]
+fn waiting_for_free_nodes_asks_again_under_the_same_key() {
+    let api = FakeApi::start(|_, before| match before {
+        0 | 1 => Answer::Json(503, json!({"detail": "none free", "found": 0, "retry_after_s": 0})),
+        _ => Answer::Json(200, reply()),
+    });
+    let ended = Home::logged_in(&api).run(&["rent", "--hours", "1", "--wait=1m", "-o", "json"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(serde_json::from_str::<Value>(&ended.out).unwrap(), reply());
+    assert!(ended.err.contains("waiting for free nodes (0 now)"), "{ended:?}");
+    let seen = api.seen();
+    assert_eq!(seen.len(), 3);
+    assert_eq!(seen[0].header("idempotency-key"), seen[2].header("idempotency-key"));
+}
+
+#[test]
+fn a_password_of_ones_own_goes_out_whole_and_is_not_shown_again() {
+    let api = FakeApi::always(200, reply());
+    let home = Home::logged_in(&api);
+    let ended = home.run_with_input(&["rent", "--hours", "1", "--password-stdin"], " gen-Pass \n");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(api.seen()[0].json()["ssh_password"], " gen-Pass ");
+    assert!(!ended.out.contains("gen-Pass") && ended.out.contains("(yours)"), "{ended:?}");
+}
+
+#[test]
+fn a_private_key_given_for_a_public_one_is_not_sent() {
+    let api = FakeApi::always(200, reply());
+    let home = Home::logged_in(&api);
+    home.program("key", "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n");
+    let path = home.directory.path().join("bin/key");
+    let ended = home.run(&["rent", "--hours", "1", "--public-key", &path.display().to_string()]);
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(api.seen().is_empty());
+}
+
+#[test]
+fn a_machine_without_ssh_keygen_rents_by_password() {
+    let api = FakeApi::always(200, reply());
+    let home = Home::logged_in(&api);
+    let mut command = home.command(&["rent", "--hours", "1"]);
+    let ended = crate::ended({
+        command.env("PATH", "/nowhere");
+        command
+    });
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.err.contains("warning: no SSH key, so a password only"), "{ended:?}");
+    assert_eq!(api.seen()[0].json().get("ssh_public_key"), None);
+}

@@ -1,0 +1,293 @@
+//! Making a node hold what the database says it should: the one place where accounts are made and removed.
+//!
+//! Provision, migrate, expire, release and the cleaning of a node that came back are all this. It works
+//! under a row claim that it renews, writes back only if the claim is still its own, and can be killed at
+//! any instruction: the next run finishes the work.
+
+use crate::{
+    Fleet,
+    fleet::target_of,
+    playbook::{NodeInventory, Playbook, Reply, Report, read_reply},
+};
+use orion_domain::{
+    LeaseId, Timestamp,
+    lease::{Account, Phase},
+    reconcile::{Action, DesiredAccount, Observed, plan},
+};
+use orion_ssh::{ExecRequest, SshError, Target, Verdict};
+use orion_store::{Cas, FinishReconcile, Finished, NodeClaim, StoreError};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// What the caller has just changed about the node, if it knows: then the node need not be listed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A lease was placed on it while it was clean.
+    Placed,
+    /// Its lease was released.
+    Released,
+    /// Its lease has a new end.
+    Extended,
+    /// Anything.
+    Unknown,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Applied {
+    /// The node holds what it should, and the database knows.
+    Done(Finished, Option<Value>),
+    /// The node is fine but cannot hold this lease.
+    Unfit(String),
+    /// The node does not do what it is told: it belongs into quarantine.
+    Refused(String),
+    /// The node was not reached, or it is not known how far it came.
+    Unreached(String),
+    /// Somebody else has taken the node over; what was done here is dropped.
+    Superseded,
+}
+
+/// Why the work on a node stopped.
+enum Stop {
+    Unfit(String),
+    Refused(String),
+    Unreached(String),
+    Superseded,
+}
+
+/// What was done on a node.
+#[derive(Default)]
+struct Outcome {
+    account_ready: Option<LeaseId>,
+    deadline_applied: Option<Timestamp>,
+    removed: Vec<Value>,
+    subordinate: Option<Vec<(u32, u32)>>,
+}
+
+impl Fleet {
+    /// Applies to the node what it should hold, as it was read with the claim.
+    ///
+    /// # Errors
+    /// Only the database's; what the node does is in [`Applied`].
+    pub async fn apply(&self, claim: &NodeClaim, change: Change) -> Result<Applied, StoreError> {
+        let work = self.work_on(claim, change);
+        tokio::pin!(work);
+        let worked = loop {
+            tokio::select! {
+                worked = &mut work => break worked,
+                () = tokio::time::sleep(self.config.claim_ttl / 3) => {
+                    if !self.store.extend_claim(claim, self.config.claim_ttl, self.now()).await? {
+                        return Ok(Applied::Superseded);
+                    }
+                }
+            }
+        };
+        let outcome = match worked {
+            Ok(outcome) => outcome,
+            Err(Stop::Unfit(reason)) => return Ok(Applied::Unfit(reason)),
+            Err(Stop::Refused(reason)) => return Ok(Applied::Refused(reason)),
+            Err(Stop::Unreached(reason)) => return Ok(Applied::Unreached(reason)),
+            Err(Stop::Superseded) => return Ok(Applied::Superseded),
+        };
+        let report = (!outcome.removed.is_empty()).then(|| json!({ "removed": outcome.removed }));
+        let finish = FinishReconcile {
+            applied_version: claim.desired_version,
+            account_ready: outcome.account_ready,
+            deadline_applied: outcome.deadline_applied,
+            report: report.clone(),
+            subordinate: outcome.subordinate,
+        };
+        let finished = self.store.finish_reconcile(claim, &finish, self.now()).await?;
+        self.nudge.all();
+        match finished {
+            Cas::Done(finished) => Ok(Applied::Done(finished, report)),
+            Cas::Stale | Cas::Gone => Ok(Applied::Superseded),
+        }
+    }
+
+    async fn work_on(&self, claim: &NodeClaim, change: Change) -> Result<Outcome, Stop> {
+        let target = target_of(&claim.node).map_err(Stop::Refused)?;
+        let mut outcome = Outcome::default();
+        // One known change to a node that held exactly what it should needs no look at the node first.
+        let known = if claim.was_clean_before { change } else { Change::Unknown };
+        let actions = match (known, &claim.desired, &claim.retiring) {
+            (Change::Placed, Some(_), None) => vec![Action::Create],
+            (Change::Released, None, Some((_, account))) => vec![delete(account)],
+            (Change::Extended, Some(desired), None) if claim.desired_state == Some(Phase::Active) => {
+                self.set_deadline(&target, claim, desired).await?;
+                outcome.deadline_applied = Some(desired.until);
+                outcome.account_ready = Some(desired.lease);
+                Vec::new()
+            }
+            (Change::Placed | Change::Released | Change::Extended | Change::Unknown, desired, retiring) => {
+                let inventory = self.list(&target, claim).await?;
+                let mut actions = plan(desired.as_ref(), &observed(&inventory));
+                // A lease that ends is always deleted by its name, found or not: its report belongs to it.
+                if let Some((_, account)) = retiring {
+                    let listed = actions
+                        .iter()
+                        .any(|a| matches!(a, Action::Delete { uid, .. } if *uid == account.uid));
+                    if !listed {
+                        actions.insert(0, delete(account));
+                    }
+                }
+                outcome.subordinate = Some(inventory.subordinate);
+                actions
+            }
+        };
+        for action in actions {
+            match action {
+                Action::Delete { user, uid } => {
+                    let report = self.delete_user(&target, claim, &user, uid).await?;
+                    outcome.removed.push(removal(&user, uid, &report));
+                }
+                Action::Create => {
+                    if let Some(desired) = &claim.desired {
+                        self.create_user(&target, claim, desired).await?;
+                        outcome.account_ready = Some(desired.lease);
+                        outcome.deadline_applied = Some(desired.until);
+                    }
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn create_user(
+        &self,
+        target: &Target,
+        claim: &NodeClaim,
+        desired: &DesiredAccount,
+    ) -> Result<(), Stop> {
+        let account = &desired.account;
+        let values = [
+            ("user", account.user.as_str()),
+            ("uid", &account.uid.to_string()),
+            ("lease", &desired.lease.to_string()),
+            ("password_hash", account.password_hash.expose()),
+            ("public_key", account.public_key.as_deref().unwrap_or_default()),
+            ("deadline_s", &self.seconds_left(desired.until).to_string()),
+            ("agent", agent(claim)),
+        ];
+        self.run(target, self.playbooks.create_user(), claim, &values).await.map(drop)
+    }
+
+    async fn set_deadline(
+        &self,
+        target: &Target,
+        claim: &NodeClaim,
+        desired: &DesiredAccount,
+    ) -> Result<(), Stop> {
+        let account = &desired.account;
+        let values = [
+            ("user", account.user.as_str()),
+            ("uid", &account.uid.to_string()),
+            ("password_hash", account.password_hash.expose()),
+            ("deadline_s", &self.seconds_left(desired.until).to_string()),
+            ("agent", agent(claim)),
+        ];
+        self.run(target, self.playbooks.set_deadline(), claim, &values).await.map(drop)
+    }
+
+    async fn delete_user(
+        &self,
+        target: &Target,
+        claim: &NodeClaim,
+        user: &str,
+        uid: u32,
+    ) -> Result<Report, Stop> {
+        let values = [("user", user), ("uid", &uid.to_string())];
+        self.run(target, self.playbooks.delete_user(), claim, &values).await
+    }
+
+    async fn list(&self, target: &Target, claim: &NodeClaim) -> Result<NodeInventory, Stop> {
+        let values = [
+            ("uid_min", &*self.config.first_uid.to_string()),
+            ("uid_max", &*self.config.last_uid.to_string()),
+        ];
+        let report = self.run(target, self.playbooks.list_users(), claim, &values).await?;
+        report.node_inventory().map_err(|error| Stop::Refused(format!("list_users: {error}")))
+    }
+
+    /// Seconds until the node itself has to close the login: never zero, which the playbooks refuse.
+    fn seconds_left(&self, until: Timestamp) -> u64 {
+        until.since(self.now()).as_secs() + self.config.deadline_grace_s.max(1)
+    }
+
+    async fn run(
+        &self,
+        target: &Target,
+        playbook: &Playbook,
+        claim: &NodeClaim,
+        values: &[(&str, &str)],
+    ) -> Result<Report, Stop> {
+        let name = playbook.name();
+        let stdin = playbook
+            .stdin(claim.epoch, values)
+            .map_err(|error| Stop::Unfit(format!("{name} does not take these values: {error}")))?;
+        let request = ExecRequest {
+            command: playbook.command().to_owned(),
+            stdin,
+            timeout: Duration::from_millis(self.config.playbook_timeout_ms),
+            output_max_bytes: 256 * 1024,
+        };
+        let output = match self.pool.exec(target, request).await {
+            Ok(output) => output,
+            Err(error) => return Err(stop_for(&error, name)),
+        };
+        let secrets = playbook.secrets(values);
+        match read_reply(playbook, Some(output.status), &output.stdout, &output.stderr, &secrets) {
+            Reply::Done(report) => Ok(report),
+            Reply::Refused { step, status, output } => {
+                Err(Stop::Refused(format!("{name}, step '{step}', status {status}: {output}")))
+            }
+            Reply::Unfit { reason } => Err(Stop::Unfit(reason)),
+            Reply::BadValue(what) => Err(Stop::Unfit(format!("{name} does not take these values: {what}"))),
+            Reply::StaleEpoch => Err(Stop::Superseded),
+            Reply::Busy => Err(Stop::Unreached(format!("{name}: another run holds the node's lock"))),
+            Reply::InputIncomplete => Err(Stop::Unreached(format!("{name}: the input was cut off"))),
+            Reply::TimedOut { step } => Err(Stop::Unreached(format!("{name}, step '{step}' took too long"))),
+            Reply::Unknown { step } => {
+                let step = step.unwrap_or_else(|| "none".into());
+                Err(Stop::Unreached(format!("{name} broke off; last step: {step}")))
+            }
+        }
+    }
+}
+
+fn stop_for(error: &SshError, playbook: &str) -> Stop {
+    let text = format!("{playbook}: {error}");
+    match error.verdict() {
+        Verdict::Mismatch => Stop::Refused(text),
+        Verdict::Gone | Verdict::Silent | Verdict::AliveThrottled | Verdict::Sick | Verdict::Unknown => {
+            Stop::Unreached(text)
+        }
+    }
+}
+
+fn agent(claim: &NodeClaim) -> &'static str {
+    if claim.node.facts.agent_version.is_some() { "yes" } else { "no" }
+}
+
+fn delete(account: &Account) -> Action {
+    Action::Delete { user: account.user.as_str().to_owned(), uid: account.uid }
+}
+
+fn observed(inventory: &NodeInventory) -> Observed {
+    Observed {
+        accounts: inventory.accounts.iter().map(|a| (a.user.clone(), a.uid)).collect(),
+        lease_files: inventory.lease_files.clone(),
+        process_uids: inventory.process_uids.clone(),
+    }
+}
+
+fn removal(user: &str, uid: u32, report: &Report) -> Value {
+    let mut removal = json!({ "user": user, "uid": uid });
+    if let Value::Object(map) = &mut removal {
+        for (key, value) in &report.entries {
+            let value = value.parse::<u64>().map_or_else(|_| Value::from(value.as_str()), Value::from);
+            map.insert(key.clone(), value);
+        }
+    }
+    removal
+}

@@ -1,0 +1,65 @@
+//! Ending a lease, and work on a claimed node that may fail: then the scheduler goes on with it.
+
+use crate::{Applied, Change, Fleet};
+use orion_domain::{LeaseId, UserId, lease::EndReason};
+use orion_store::{Cas, NodeClaim, StoreError};
+use std::time::Duration;
+
+/// Longest pause between two tries to reconcile a node that cannot be.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+impl Fleet {
+    /// Starts the end of a lease, and removes its account at once if its node is free to be worked on.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn end_lease(
+        &self,
+        id: LeaseId,
+        reason: &EndReason,
+        actor: Option<UserId>,
+    ) -> Result<(), StoreError> {
+        let (holder, ttl) = (&self.config.holder, self.config.claim_ttl);
+        let claimed = self.store.release_and_claim(id, reason, actor, holder, ttl, self.now()).await?;
+        self.nudge.all();
+        if let Cas::Done(Some(claim)) = claimed {
+            self.apply_or_leave(&claim, Change::Released).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies what the node should hold. If that fails, gives the claim back with a time for the next try.
+    /// Whether it succeeded.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn apply_or_leave(&self, claim: &NodeClaim, change: Change) -> Result<bool, StoreError> {
+        let applied = self.apply(claim, change).await?;
+        self.leave(claim, applied).await
+    }
+
+    /// Gives a claim back whose work came to `applied`. Whether the work was done.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn leave(&self, claim: &NodeClaim, applied: Applied) -> Result<bool, StoreError> {
+        let (reason, quarantine) = match applied {
+            Applied::Done(..) => return Ok(true),
+            Applied::Superseded => return Ok(false),
+            Applied::Refused(reason) => (reason, true),
+            Applied::Unfit(reason) | Applied::Unreached(reason) => (reason, false),
+        };
+        let node = claim.node.id;
+        let pause = retry_after(claim.node.reconcile_failures);
+        tracing::warn!(%node, reason, quarantine, ?pause, "work on a node failed; it is tried again");
+        let now = self.now();
+        self.store.fail_reconcile(claim, &reason, now.plus(pause), quarantine, now).await?;
+        self.nudge.all();
+        Ok(false)
+    }
+}
+
+/// 0.5 s, 1 s, 2 s … at most a minute.
+fn retry_after(failures: u32) -> Duration {
+    Duration::from_millis(500u64 << failures.min(7)).min(RETRY_MAX)
+}

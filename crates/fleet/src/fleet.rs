@@ -1,0 +1,103 @@
+//! The parts that work on nodes, in one bundle: store, SSH pool, playbooks, clock.
+
+use crate::{Nudge, playbook::Playbooks};
+use orion_domain::{Clock, Timestamp, agent::DEADLINE_GRACE_S, node::Node};
+use orion_ssh::{HostKey, Pool, Target};
+use orion_store::Store;
+use std::{sync::Arc, time::Duration};
+
+/// How often a process says in the database that it lives.
+pub const REPLICA_BEAT_EVERY: Duration = Duration::from_secs(2);
+/// A process that has not said so for this long is taken to be gone.
+pub const REPLICA_STALE_AFTER: Duration = Duration::from_secs(8);
+
+/// Limits of the work on nodes.
+#[derive(Clone, Debug)]
+pub struct FleetConfig {
+    /// This process's name in row claims; unique among all that share the database.
+    pub holder: String,
+    /// How long a row claim lasts unless it is renewed (it is, at a third of this).
+    pub claim_ttl: Duration,
+    /// First uid for accounts.
+    pub first_uid: u32,
+    /// Last uid for accounts.
+    pub last_uid: u32,
+    /// How long after a lease's end the node itself closes the login, in seconds.
+    pub deadline_grace_s: u64,
+    /// Longest run of one playbook as the control plane waits for it, in milliseconds.
+    pub playbook_timeout_ms: u64,
+    /// Nodes that a lease tries one after another before its provisioning fails.
+    pub nodes_tried_max: u32,
+}
+
+impl FleetConfig {
+    /// The defaults for a process called `holder`.
+    pub fn new(holder: impl Into<String>) -> Self {
+        Self {
+            holder: holder.into(),
+            claim_ttl: Duration::from_secs(10),
+            first_uid: 200_000,
+            last_uid: 60_000_000,
+            deadline_grace_s: DEADLINE_GRACE_S,
+            playbook_timeout_ms: 40_000,
+            nodes_tried_max: 8,
+        }
+    }
+}
+
+/// What every service that works on nodes holds. Cheap to clone.
+#[derive(Clone)]
+pub struct Fleet(Arc<Parts>);
+
+/// The parts of a [`Fleet`].
+pub struct Parts {
+    /// The database.
+    pub store: Store,
+    /// Control sessions to the nodes.
+    pub pool: Pool,
+    /// What is run on them.
+    pub playbooks: Playbooks,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Limits.
+    pub config: FleetConfig,
+    /// Wakes the loops of this process.
+    pub nudge: Nudge,
+}
+
+impl Fleet {
+    /// Bundles `parts`.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// The current time.
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+}
+
+impl std::ops::Deref for Fleet {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// How `node` is dialled.
+///
+/// # Errors
+/// A stored host key that does not parse, for people.
+pub fn target_of(node: &Node) -> Result<Target, String> {
+    let host_keys = node
+        .host_keys
+        .iter()
+        .map(|line| line.parse::<HostKey>().map_err(|error| format!("stored host key: {error}")))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Target {
+        node_id: node.id.0,
+        host: node.addr.as_str().to_owned(),
+        port: node.ssh_port.get(),
+        host_keys,
+    })
+}

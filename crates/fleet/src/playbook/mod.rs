@@ -1,0 +1,289 @@
+//! Playbooks: what is run on a node, as YAML that an operator can read and change.
+//!
+//! Here: reading a playbook, compiling it to one shell command line, framing its values for standard
+//! input, and reading the reply. Not here: SSH, the database, and any decision about leases; the caller
+//! executes the command and acts on the [`Reply`].
+//!
+//! # The file
+//! ```yaml
+//! name: greet                     # a-z 0-9 _
+//! description: Says hello.        # for the reader
+//! timeout_s: 30                   # the whole run, under `timeout -k 5`
+//! read_only: false                # true: checks the epoch, stores none
+//! include: [accounts]             # playbooks/lib/accounts.sh: shell functions for the steps
+//! detached: [deadline]            # library files whose text stands in $detached_script
+//! values:                         # the order here is the order on the wire
+//!   - name: user                  # becomes the shell variable $user
+//!     first: 'a-z_'               # bracket class of the first character; optional
+//!     chars: 'a-z0-9_-'           # bracket class of every character; a literal - stands last
+//!     min: 1                      # length in bytes, 1 unless said otherwise; 0 = may be empty
+//!     max: 31                     # at most 4096
+//!     secret: false               # true: scrubbed from all output that is shown
+//! steps:
+//!   - name: greet                 # one line; named in the reply when it fails
+//!     run: |                      # POSIX sh, under `set -eu`, standard input is /dev/null
+//!       report greeted "$user"
+//! ```
+//!
+//! # On the wire
+//! A whole playbook is one exec of a constant command line, `exec timeout -k 5 N /bin/sh -c '…'`; no value
+//! is in it. The values go in on standard input: `orion-playbook 1 COUNT`, the epoch, one value a line, and
+//! a final `.`, all read and checked before the first step, so a lost connection never looks like a complete
+//! input. Then the run takes `/run/orion/lock`, refuses an epoch below `/var/lib/orion/epoch`, stores a higher one.
+//!
+//! The reply comes on standard output, a line each: `::step NAME` before each step, `::report KEY VALUE…`
+//! from the function `report`, `::bad NAME` from `bad NAME`, `::why TEXT` from `refuse STATUS TEXT…`, and
+//! `::ok` at the very end. What the tools print goes to standard error.
+//!
+//! | status | meaning | [`Reply`] |
+//! |---|---|---|
+//! | 0 with `::ok` | every step was carried out | `Done` |
+//! | 64 | a value is not as declared | `BadValue` |
+//! | 65 | the name or the uid belongs to somebody else on this node | `Unfit` |
+//! | 66 | the input was not complete | `InputIncomplete` |
+//! | 67 | the uid lies in a subordinate range of the node | `Unfit` |
+//! | 75 | the lock was not got, or the process table was full | `Busy` |
+//! | 76 | the epoch is older than the node's | `StaleEpoch` |
+//! | 124, 137 | the time limit passed | `TimedOut` |
+//! | none, or 0 without `::ok` | not known | `Unknown` |
+//! | other | the step failed | `Refused` |
+
+mod compile;
+mod parse;
+mod reply;
+
+use std::io;
+use std::path::Path;
+
+pub use parse::Library;
+pub use reply::{InventoryError, ListedAccount, NodeInventory, Reply, Report, read_reply};
+
+use parse::PlaybookFile;
+
+/// A playbook that cannot be used, or a value that it does not take.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlaybookError {
+    /// The file is not the YAML of a playbook.
+    #[error("not a playbook: {0}")]
+    Yaml(String),
+    /// The file says something that makes no sense.
+    #[error("not a usable playbook: {0}")]
+    Invalid(String),
+    /// A file of the operator's directory could not be read or is wrong.
+    #[error("{file}: {problem}")]
+    File {
+        /// Path of the file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A value is missing, given twice, not declared, or not as declared. The value itself is not shown.
+    #[error("the value {name} {problem}")]
+    Value {
+        /// Name of the value.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// One playbook, checked and compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Playbook {
+    file: PlaybookFile,
+    command: String,
+}
+
+impl Playbook {
+    /// Reads, checks and compiles a playbook with the built-in library.
+    pub fn parse(yaml: &str) -> Result<Self, PlaybookError> {
+        Self::parse_with_library(yaml, &Library::builtin())
+    }
+
+    /// Reads, checks and compiles a playbook with this library.
+    pub fn parse_with_library(yaml: &str, library: &Library) -> Result<Self, PlaybookError> {
+        let file = PlaybookFile::read(yaml)?;
+        let command = compile::command_line(&file, library)?;
+        Ok(Self { file, command })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.file.name
+    }
+
+    /// What it does, for people.
+    pub fn description(&self) -> &str {
+        &self.file.description
+    }
+
+    /// Seconds after which the node itself ends the run (5 more until it is killed). The caller waits a
+    /// little longer than both.
+    pub fn timeout_s(&self) -> u32 {
+        self.file.timeout_s
+    }
+
+    /// The command line of the exec. Constant: it shows no value.
+    pub fn command(&self) -> &str {
+        &self.command
+    }
+
+    /// What goes in on standard input. Needs every declared value exactly once, in any order; the epoch is
+    /// at most 18 digits.
+    pub fn stdin(&self, epoch: u64, values: &[(&str, &str)]) -> Result<Vec<u8>, PlaybookError> {
+        compile::frame(&self.file, epoch, values)
+    }
+
+    /// Of the given values those that the playbook declares secret: what [`read_reply`] must scrub.
+    pub fn secrets<'value>(&self, values: &[(&str, &'value str)]) -> Vec<&'value str> {
+        let is_secret = |name: &str| self.file.values.iter().any(|spec| spec.secret && spec.name == name);
+        values.iter().filter(|(name, _)| is_secret(name)).map(|(_, value)| *value).collect()
+    }
+
+    fn first_step(&self) -> &str {
+        self.file.steps.first().map_or("start", |step| step.name.as_str())
+    }
+}
+
+/// The playbooks that Orion itself runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Playbooks {
+    create_user: Playbook,
+    delete_user: Playbook,
+    set_deadline: Playbook,
+    lock_user: Playbook,
+    list_users: Playbook,
+}
+
+/// Where the files come from: the operator's directory first, then the program.
+struct Source<'directory> {
+    directory: Option<&'directory Path>,
+    library: Library,
+}
+
+impl Source<'_> {
+    /// The operator's file of this name, if there is one.
+    fn own(&self, name: &str) -> Result<Option<(String, String)>, PlaybookError> {
+        let Some(path) = self.directory.map(|directory| directory.join(name)) else { return Ok(None) };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some((path.display().to_string(), text))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                Err(PlaybookError::File { file: path.display().to_string(), problem: error.to_string() })
+            }
+        }
+    }
+
+    fn load(&self, name: &str, builtin: &str) -> Result<Playbook, PlaybookError> {
+        let Some((file, yaml)) = self.own(&format!("{name}.yml"))? else {
+            return Playbook::parse_with_library(builtin, &self.library);
+        };
+        let playbook = Playbook::parse_with_library(&yaml, &self.library)
+            .map_err(|error| PlaybookError::File { file: file.clone(), problem: error.to_string() })?;
+        if playbook.name() != name {
+            return Err(PlaybookError::File { file, problem: format!("is named {:?}", playbook.name()) });
+        }
+        Ok(playbook)
+    }
+
+    fn playbooks(&self) -> Result<Playbooks, PlaybookError> {
+        Ok(Playbooks {
+            create_user: self.load("create_user", include_str!("../../../../playbooks/create_user.yml"))?,
+            delete_user: self.load("delete_user", include_str!("../../../../playbooks/delete_user.yml"))?,
+            set_deadline: self
+                .load("set_deadline", include_str!("../../../../playbooks/set_deadline.yml"))?,
+            lock_user: self.load("lock_user", include_str!("../../../../playbooks/lock_user.yml"))?,
+            list_users: self.load("list_users", include_str!("../../../../playbooks/list_users.yml"))?,
+        })
+    }
+}
+
+impl Playbooks {
+    /// The playbooks that are built into this program.
+    ///
+    /// # Errors
+    /// Never with the files of this repository; a test holds that.
+    pub fn builtin() -> Result<Self, PlaybookError> {
+        Source { directory: None, library: Library::builtin() }.playbooks()
+    }
+
+    /// The built-in ones, each replaced by `NAME.yml` of this directory where it has one; likewise
+    /// `lib/NAME.sh`. A playbook that lacks values which the built-in one declares is refused when it is run.
+    pub fn from_dir_over_builtin(directory: &Path) -> Result<Self, PlaybookError> {
+        if !directory.is_dir() {
+            let file = directory.display().to_string();
+            return Err(PlaybookError::File { file, problem: "is not a directory".to_owned() });
+        }
+        let mut source = Source { directory: Some(directory), library: Library::builtin() };
+        let names: Vec<String> = source.library.0.keys().cloned().collect();
+        for name in names.into_iter().chain(own_library_names(directory)) {
+            if let Some((_, text)) = source.own(&format!("lib/{name}.sh"))? {
+                source.library.insert(&name, &text);
+            }
+        }
+        source.playbooks()
+    }
+
+    /// Creates or repairs a lease account: `user uid lease password_hash public_key deadline_s agent`.
+    pub fn create_user(&self) -> &Playbook {
+        &self.create_user
+    }
+
+    /// Removes a lease account and all it left: `user uid`.
+    pub fn delete_user(&self) -> &Playbook {
+        &self.delete_user
+    }
+
+    /// Gives an account a new deadline, reopens it: `user uid deadline_s agent password_hash`.
+    pub fn set_deadline(&self) -> &Playbook {
+        &self.set_deadline
+    }
+
+    /// Locks an account and ends its processes: `user uid`.
+    pub fn lock_user(&self) -> &Playbook {
+        &self.lock_user
+    }
+
+    /// Lists what the node holds: `uid_min uid_max`.
+    pub fn list_users(&self) -> &Playbook {
+        &self.list_users
+    }
+}
+
+/// Names of the `lib/*.sh` files in the operator's directory; none when there is no such directory.
+fn own_library_names(directory: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(directory.join("lib")) else { return Vec::new() };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".sh").map(str::to_owned))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_playbooks_compile_and_fit_into_one_exec() {
+        let playbooks = Playbooks::builtin().expect("the repository's playbooks are good");
+        let all = [
+            playbooks.create_user(),
+            playbooks.delete_user(),
+            playbooks.set_deadline(),
+            playbooks.lock_user(),
+            playbooks.list_users(),
+        ];
+        for playbook in all {
+            // An SSH packet that every server takes holds 32 KiB.
+            assert!(playbook.command().len() < 30_000, "{}: {}", playbook.name(), playbook.command().len());
+        }
+    }
+
+    #[test]
+    fn the_hash_is_declared_secret() {
+        let playbooks = Playbooks::builtin().expect("they are good");
+        let values = [("user", "alice"), ("password_hash", "$6$salt$hash")];
+        assert_eq!(playbooks.create_user().secrets(&values), ["$6$salt$hash"]);
+        assert_eq!(playbooks.set_deadline().secrets(&values), ["$6$salt$hash"]);
+        assert!(playbooks.delete_user().secrets(&values).is_empty());
+    }
+}

@@ -1,0 +1,8 @@
+//! Integration tests of the fleet crate. They need root and Linux namespaces: accounts and processes are real.
+
+mod node;
+mod playbook_account;
+mod playbook_deadline;
+mod playbook_delete;
+mod playbook_faults;
+mod playbook_input;

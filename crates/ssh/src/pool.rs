@@ -1,0 +1,413 @@
+//! The pool: one session per node, one dial at a time per node, a bound on dials and on commands.
+//!
+//! The map is behind a plain mutex that is never held across an `await`. A dial runs in a task of
+//! its own, whose result all callers that wait for it share: a caller that gives up does
+//! not stop it, and a dead node costs one dial, not one per caller.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{Instrument, debug};
+use zeroize::Zeroizing;
+
+use crate::config::PoolConfig;
+use crate::control_ca::ControlCa;
+use crate::dial::dial;
+use crate::error::{Kind, SshError, Stage};
+use crate::exec::{ExecOutput, ExecRequest, follow};
+use crate::host_key::{Identity, Target};
+use crate::session::Session;
+
+const HANG_UP_LIMIT: Duration = Duration::from_millis(250);
+
+/// Pooled sessions to nodes. Clones share the pool; when the last is dropped, all sessions end.
+#[derive(Clone)]
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: PoolConfig,
+    ca: Arc<ControlCa>,
+    dials: Arc<Semaphore>,
+    nodes: Mutex<HashMap<i64, Node>>,
+    serial: AtomicU64,
+}
+
+struct Node {
+    channels: Arc<Semaphore>,
+    state: State,
+}
+
+enum State {
+    Empty,
+    Dialling { identity: Identity, serial: u64, cancel: CancellationToken, landing: Landing },
+    Open { identity: Identity, session: Arc<Session> },
+}
+
+type Landing = watch::Receiver<Option<Result<Arc<Session>, SshError>>>;
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("sessions", &self.session_count()).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// An empty pool; nothing is dialled yet.
+    pub fn new(config: PoolConfig, ca: Arc<ControlCa>) -> Self {
+        let dials = Arc::new(Semaphore::new(config.dials_max.max(1)));
+        let nodes = Mutex::new(HashMap::new());
+        Self { shared: Arc::new(Shared { config, ca, dials, nodes, serial: AtomicU64::new(0) }) }
+    }
+
+    /// Makes sure that the node's pooled session is open. Callers at the same time share one dial and its result.
+    /// Another address or other pins for the same node id drop the old session first.
+    ///
+    /// # Errors
+    /// What failed, at which stage; [`Kind::Dropped`] when [`Self::drop_session`] came in between.
+    pub async fn connect(&self, target: &Target) -> Result<(), SshError> {
+        self.shared.session(target).await.map(drop)
+    }
+
+    /// Runs a command on the pooled session, dialling first if need be. The command is sent at most once; when the
+    /// session turns out to be stale before that, one more dial is made.
+    ///
+    /// A command that timed out, or whose future was dropped, retires the session: other commands on it finish, new
+    /// ones get a new session.
+    ///
+    /// # Errors
+    /// See [`SshError::may_have_run`] for those after which the node must be looked at.
+    pub async fn exec(&self, target: &Target, request: ExecRequest) -> Result<ExecOutput, SshError> {
+        let shared = Arc::clone(&self.shared);
+        let target = target.clone();
+        // A task of its own: output is drained also while the caller's future is not polled; an undrained channel
+        // would stall the whole session, keep-alives too.
+        let run = async move { shared.exec(&target, request).await }.in_current_span();
+        match AbortOnDropHandle::new(tokio::spawn(run)).await {
+            Ok(result) => result,
+            Err(error) => {
+                Err(SshError::new(Stage::Exec, Kind::Local("the task failed".into())).with_source(error))
+            }
+        }
+    }
+
+    /// One request with a reply on the pooled session. Never dials and never drops the session: a short network cut
+    /// heals by itself, and what silence means is the caller's decision.
+    ///
+    /// # Errors
+    /// [`Kind::NoSession`], [`Kind::TimedOut`], [`Kind::Closed`] or [`Kind::Dropped`].
+    pub async fn keepalive(&self, target: &Target, timeout: Duration) -> Result<(), SshError> {
+        match self.shared.open_session(target) {
+            Some(session) => session.keepalive(timeout).await,
+            None => Err(SshError::new(Stage::Keepalive, Kind::NoSession)),
+        }
+    }
+
+    /// A connection of its own from connect to `true` and goodbye: proves that sshd takes new logins. The pooled
+    /// session is not touched.
+    ///
+    /// # Errors
+    /// What failed, at which stage.
+    pub async fn fresh_handshake(&self, target: &Target) -> Result<(), SshError> {
+        let config = &self.shared.config;
+        let session = self.shared.dial(target).await?;
+        let limit = config.fresh_exec_timeout();
+        let channel = session.start("true", limit).await?;
+        let output = follow(channel, Zeroizing::default(), 1024, limit, config.output_grace()).await?;
+        session.hang_up(HANG_UP_LIMIT).await;
+        if output.is_success() {
+            return Ok(());
+        }
+        let kind = Kind::Protocol(format!("`true` ended with status {}", output.status));
+        Err(SshError::new(Stage::Exec, kind))
+    }
+
+    /// True while the node's pooled session is open, as far as this side knows.
+    pub fn is_connected(&self, node_id: i64) -> bool {
+        self.shared.current(node_id).is_some()
+    }
+
+    /// Returns when the node's pooled session has ended; at once where there is none. A session that was retired
+    /// after a timed-out command counts as the node's no longer, but who already waits for it waits for its end.
+    pub async fn closed(&self, node_id: i64) {
+        let closed = self.shared.current(node_id).map(|session| session.closed());
+        if let Some(closed) = closed {
+            closed.cancelled().await;
+        }
+    }
+
+    /// Ends the node's pooled session, or the dial under way, at once; also when the node answers nothing.
+    pub fn drop_session(&self, node_id: i64) {
+        let mut nodes = self.shared.lock();
+        let Some(node) = nodes.get_mut(&node_id) else { return };
+        let old = std::mem::replace(&mut node.state, State::Empty);
+        tidy(&mut nodes, node_id);
+        drop(nodes);
+        old.end();
+    }
+
+    /// Open pooled sessions.
+    pub fn session_count(&self) -> usize {
+        let open = |node: &&Node| matches!(&node.state, State::Open { session, .. } if !session.is_closed());
+        self.shared.lock().values().filter(open).count()
+    }
+}
+
+impl State {
+    fn end(self) {
+        match self {
+            Self::Empty => {}
+            Self::Dialling { cancel, .. } => cancel.cancel(),
+            Self::Open { session, .. } => session.kill(),
+        }
+    }
+}
+
+/// Forgets a node that holds nothing, not even a waiting command.
+fn tidy(nodes: &mut HashMap<i64, Node>, node_id: i64) {
+    if let Some(node) = nodes.get(&node_id)
+        && matches!(node.state, State::Empty)
+        && Arc::strong_count(&node.channels) == 1
+    {
+        nodes.remove(&node_id);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, HashMap<i64, Node>> {
+        // Each critical section leaves the map whole, so a panic in another thread does not matter.
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn node<'a>(&self, nodes: &'a mut HashMap<i64, Node>, node_id: i64) -> &'a mut Node {
+        nodes.entry(node_id).or_insert_with(|| Node {
+            channels: Arc::new(Semaphore::new(self.config.channels_per_node_max.max(1))),
+            state: State::Empty,
+        })
+    }
+
+    fn current(&self, node_id: i64) -> Option<Arc<Session>> {
+        match &self.lock().get(&node_id)?.state {
+            State::Open { session, .. } if !session.is_closed() => Some(Arc::clone(session)),
+            State::Open { .. } | State::Dialling { .. } | State::Empty => None,
+        }
+    }
+
+    fn open_session(&self, target: &Target) -> Option<Arc<Session>> {
+        let wanted = Identity::of(target);
+        match &self.lock().get(&target.node_id)?.state {
+            State::Open { identity, session } if *identity == wanted && !session.is_closed() => {
+                Some(Arc::clone(session))
+            }
+            State::Open { .. } | State::Dialling { .. } | State::Empty => None,
+        }
+    }
+
+    /// One connection of its own, waiting for a place among the dials.
+    async fn dial(&self, target: &Target) -> Result<Session, SshError> {
+        let waiting = timeout(self.config.dial_queue_timeout(), self.dials.acquire());
+        let Ok(Ok(_permit)) = waiting.await else {
+            return Err(SshError::new(Stage::Connect, Kind::Busy));
+        };
+        dial(target, &self.config, &self.ca).await.map(Session::new)
+    }
+
+    /// The open session for this target, or the result of the dial under way, or that of a new one.
+    async fn session(self: &Arc<Self>, target: &Target) -> Result<Arc<Session>, SshError> {
+        if target.host_keys.is_empty() {
+            return Err(SshError::new(Stage::KeyExchange, Kind::NoPinnedKey));
+        }
+        let mut landing = match self.session_or_landing(target) {
+            Ok(session) => return Ok(session),
+            Err(landing) => landing,
+        };
+        let landed = landing.wait_for(Option::is_some).await;
+        match landed.as_deref() {
+            Ok(Some(result)) => result.clone(),
+            Ok(None) | Err(_) => {
+                Err(SshError::new(Stage::Connect, Kind::Local("the dial's task failed".into())))
+            }
+        }
+    }
+
+    fn session_or_landing(self: &Arc<Self>, target: &Target) -> Result<Arc<Session>, Landing> {
+        let wanted = Identity::of(target);
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let mut nodes = self.lock();
+        let node = self.node(&mut nodes, target.node_id);
+        match &node.state {
+            State::Open { identity, session } if *identity == wanted && !session.is_closed() => {
+                return Ok(Arc::clone(session));
+            }
+            // A sender that is gone without a result: its task failed; dial anew.
+            State::Dialling { identity, landing, .. }
+                if *identity == wanted && (landing.has_changed().is_ok() || landing.borrow().is_some()) =>
+            {
+                return Err(landing.clone());
+            }
+            State::Open { .. } | State::Dialling { .. } | State::Empty => {}
+        }
+        let (result, landing) = watch::channel(None);
+        let cancel = CancellationToken::new();
+        let state = State::Dialling {
+            identity: wanted.clone(),
+            serial,
+            cancel: cancel.clone(),
+            landing: landing.clone(),
+        };
+        let old = std::mem::replace(&mut node.state, state);
+        drop(nodes);
+        old.end();
+        let (shared, target) = (Arc::clone(self), target.clone());
+        let flight = async move {
+            let dialled = tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(SshError::new(Stage::Connect, Kind::Dropped)),
+                dialled = shared.dial(&target) => dialled,
+            };
+            let landed = shared.land(target.node_id, wanted, serial, dialled);
+            // Nobody may be waiting any more.
+            let _ = result.send(Some(landed));
+        };
+        tokio::spawn(flight.in_current_span());
+        Err(landing)
+    }
+
+    /// Puts the result of a dial into the map, if the map still waits for this dial.
+    fn land(
+        self: &Arc<Self>,
+        node_id: i64,
+        identity: Identity,
+        serial: u64,
+        dialled: Result<Session, SshError>,
+    ) -> Result<Arc<Session>, SshError> {
+        let dialled = dialled.map(Arc::new);
+        let mut nodes = self.lock();
+        let node = nodes.get_mut(&node_id).filter(
+            |node| matches!(node.state, State::Dialling { serial: waiting, .. } if waiting == serial),
+        );
+        let Some(node) = node else {
+            drop(nodes);
+            return Err(SshError::new(Stage::Connect, Kind::Dropped));
+        };
+        match &dialled {
+            Ok(session) => {
+                node.state = State::Open { identity, session: Arc::clone(session) };
+                drop(nodes);
+                debug!(node_id, "ssh session open");
+                self.forget_when_closed(node_id, session);
+            }
+            Err(_) => {
+                node.state = State::Empty;
+                tidy(&mut nodes, node_id);
+            }
+        }
+        dialled
+    }
+
+    fn forget_when_closed(self: &Arc<Self>, node_id: i64, session: &Arc<Session>) {
+        let (pool, closed, seen) = (Arc::downgrade(self), session.closed(), session.seen());
+        let session = Arc::downgrade(session);
+        tokio::spawn(async move {
+            closed.cancelled().await;
+            debug!(node_id, reason = seen.end.get().map(String::as_str), "ssh session ended");
+            if let Some(pool) = pool.upgrade() {
+                pool.forget(node_id, &session);
+            }
+        });
+    }
+
+    /// Takes this session out of the map; it ends with its last user.
+    fn forget(&self, node_id: i64, gone: &Weak<Session>) {
+        let mut nodes = self.lock();
+        let Some(node) = nodes.get_mut(&node_id) else { return };
+        let old = match &node.state {
+            State::Open { session, .. } if std::ptr::eq(Arc::as_ptr(session), gone.as_ptr()) => {
+                Some(std::mem::replace(&mut node.state, State::Empty))
+            }
+            State::Open { .. } | State::Dialling { .. } | State::Empty => None,
+        };
+        tidy(&mut nodes, node_id);
+        drop(nodes);
+        drop(old);
+    }
+
+    async fn place(&self, node_id: i64, limit: Duration) -> Result<OwnedSemaphorePermit, SshError> {
+        let channels = {
+            let mut nodes = self.lock();
+            Arc::clone(&self.node(&mut nodes, node_id).channels)
+        };
+        match timeout(limit, channels.acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(SshError::new(Stage::Open, Kind::Busy)),
+        }
+    }
+
+    async fn exec(
+        self: &Arc<Self>,
+        target: &Target,
+        mut request: ExecRequest,
+    ) -> Result<ExecOutput, SshError> {
+        let stdin = Zeroizing::new(std::mem::take(&mut request.stdin));
+        let mut left = request.timeout;
+        let started = Instant::now();
+        let _place = self.place(target.node_id, left).await?;
+        left = left.saturating_sub(started.elapsed());
+        let mut first = true;
+        let (channel, mut guard) = loop {
+            let session = self.session(target).await?;
+            let mut guard = RetireOnDrop::new(self, target.node_id, session);
+            let opening = Instant::now();
+            let opened = guard.session.start(&request.command, left).await;
+            left = left.saturating_sub(opening.elapsed());
+            match opened {
+                Ok(channel) => break (channel, guard),
+                Err(error) => {
+                    // After a timeout the session stays: it is a cut line, perhaps, and a short one.
+                    guard.armed = error.kind != Kind::TimedOut;
+                    if !std::mem::take(&mut first)
+                        || !matches!(error.kind, Kind::Closed | Kind::ChannelRefused(_))
+                    {
+                        return Err(error);
+                    }
+                    debug!(node_id = target.node_id, %error, "stale ssh session, dialling again");
+                }
+            }
+        };
+        let output = follow(channel, stdin, request.output_max_bytes, left, self.config.output_grace()).await;
+        guard.armed = output.as_ref().is_err_and(SshError::may_have_run);
+        output
+    }
+}
+
+/// Retires a session whose channel may still be open on the node: when a command failed half-way, or the task that
+/// ran it was aborted.
+struct RetireOnDrop {
+    pool: Weak<Shared>,
+    node_id: i64,
+    session: Arc<Session>,
+    armed: bool,
+}
+
+impl RetireOnDrop {
+    fn new(pool: &Arc<Shared>, node_id: i64, session: Arc<Session>) -> Self {
+        Self { pool: Arc::downgrade(pool), node_id, session, armed: true }
+    }
+}
+
+impl Drop for RetireOnDrop {
+    fn drop(&mut self) {
+        if self.armed
+            && let Some(pool) = self.pool.upgrade()
+        {
+            pool.forget(self.node_id, &Arc::downgrade(&self.session));
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! The facade over two concrete sqlx pools: one SQL text a query, run on either database.
+//!
+//! Lives here: connections, their session settings, time limits, the change of host, binding and reading.
+//! Does not live here: SQL of Orion, and when a transaction is run again (`attempts`).
+
+use crate::{
+    error::{Fault, Result, StoreError},
+    model::StoreConfig,
+};
+use sqlx::{
+    Connection, Encode, Executor, FromRow, MySql, Sqlite, SqlSafeStr, SqlStr, Type,
+    mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool, MySqlPoolOptions, MySqlRow},
+    pool::PoolConnection,
+    query::Query,
+    sqlite::{
+        SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    },
+};
+use std::{
+    future::Future,
+    path::Path,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+/// No single operation takes longer. sqlx has no limit of its own: a query to a stopped server hangs.
+const OPERATION_MAX: Duration = Duration::from_secs(5);
+/// How long a free connection is waited for; also how long a dead MariaDB host is tried.
+const ACQUIRE_MAX: Duration = Duration::from_secs(1);
+/// Readers of SQLite; there is one writer.
+const SQLITE_READERS: u32 = 4;
+
+/// A value to bind.
+#[derive(Clone, Debug)]
+pub(crate) enum Val {
+    Null,
+    Int(i64),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl From<i64> for Val {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+impl From<u32> for Val {
+    fn from(value: u32) -> Self {
+        Self::Int(i64::from(value))
+    }
+}
+impl From<bool> for Val {
+    fn from(value: bool) -> Self {
+        Self::Int(i64::from(value))
+    }
+}
+impl From<&str> for Val {
+    fn from(value: &str) -> Self {
+        Self::Text(value.into())
+    }
+}
+impl From<String> for Val {
+    fn from(value: String) -> Self {
+        Self::Text(value)
+    }
+}
+impl From<&String> for Val {
+    fn from(value: &String) -> Self {
+        Self::Text(value.clone())
+    }
+}
+impl From<&[u8]> for Val {
+    fn from(value: &[u8]) -> Self {
+        Self::Bytes(value.into())
+    }
+}
+impl From<orion_domain::Timestamp> for Val {
+    fn from(value: orion_domain::Timestamp) -> Self {
+        Self::Int(value.as_micros())
+    }
+}
+impl From<orion_domain::NodeId> for Val {
+    fn from(value: orion_domain::NodeId) -> Self {
+        Self::Int(value.0)
+    }
+}
+impl From<orion_domain::LeaseId> for Val {
+    fn from(value: orion_domain::LeaseId) -> Self {
+        Self::Int(value.0)
+    }
+}
+impl From<orion_domain::UserId> for Val {
+    fn from(value: orion_domain::UserId) -> Self {
+        Self::Int(value.0)
+    }
+}
+impl<T: Into<Val>> From<Option<T>> for Val {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// A list of values to bind, of any types.
+macro_rules! vals {
+    ($($value:expr),* $(,)?) => { vec![$($crate::db::Val::from($value)),*] };
+}
+pub(crate) use vals;
+
+/// A row type that reads from both databases.
+pub(crate) trait Record:
+    Send + Unpin + for<'r> FromRow<'r, MySqlRow> + for<'r> FromRow<'r, SqliteRow>
+{
+}
+impl<T: Send + Unpin + for<'r> FromRow<'r, MySqlRow> + for<'r> FromRow<'r, SqliteRow>> Record for T {}
+
+fn bound<DB: sqlx::Database>(sql: SqlStr, values: Vec<Val>) -> Query<'static, DB, DB::Arguments>
+where
+    i64: for<'q> Encode<'q, DB> + Type<DB>,
+    String: for<'q> Encode<'q, DB> + Type<DB>,
+    Vec<u8>: for<'q> Encode<'q, DB> + Type<DB>,
+    Option<String>: for<'q> Encode<'q, DB> + Type<DB>,
+{
+    values.into_iter().fold(sqlx::query(sql), |query, value| match value {
+        Val::Null => query.bind(None::<String>),
+        Val::Int(value) => query.bind(value),
+        Val::Text(value) => query.bind(value),
+        Val::Bytes(value) => query.bind(value),
+    })
+}
+
+async fn limited<T>(work: impl Future<Output = std::result::Result<T, sqlx::Error>>) -> Result<T> {
+    match tokio::time::timeout(OPERATION_MAX, work).await {
+        Ok(result) => result.map_err(Fault::from),
+        Err(_) => Err(Fault::Gone(format!("no answer within {} s", OPERATION_MAX.as_secs()))),
+    }
+}
+
+/// A connection that is thrown away unless it was left in a known state: a query that timed out, or a
+/// transaction that was dropped, must not come back to the pool (the server then rolls back).
+pub(crate) struct Held<DB: sqlx::Database> {
+    connection: Option<PoolConnection<DB>>,
+    known: bool,
+}
+
+impl<DB: sqlx::Database> Held<DB> {
+    fn get(&mut self) -> Result<&mut DB::Connection> {
+        self.known = false;
+        match &mut self.connection {
+            Some(connection) => Ok(&mut **connection),
+            None => Err(Fault::Gone("the connection is closed".into())),
+        }
+    }
+}
+
+impl<DB: sqlx::Database> Drop for Held<DB> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && !self.known
+        {
+            drop(connection.detach());
+        }
+    }
+}
+
+async fn held<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) -> Result<Held<DB>> {
+    Ok(Held { connection: Some(limited(pool.acquire()).await?), known: true })
+}
+
+/// Hosts of one MariaDB cluster; all work goes to the current one.
+pub(crate) struct Hosts {
+    pools: Vec<MySqlPool>,
+    current: AtomicUsize,
+}
+
+/// The database.
+#[derive(Clone)]
+pub(crate) enum Db {
+    Maria(Arc<Hosts>),
+    Lite { writer: SqlitePool, readers: SqlitePool },
+}
+
+/// A connection in a transaction.
+pub(crate) enum Open {
+    Maria(Held<MySql>),
+    Lite(Held<Sqlite>),
+}
+
+impl Db {
+    pub(crate) async fn open(config: &StoreConfig) -> std::result::Result<Self, StoreError> {
+        let Some(first) = config.urls.first() else {
+            return Err(StoreError::Config("no database URL is given".into()));
+        };
+        if let Some(path) = first.strip_prefix("sqlite:") {
+            if config.urls.len() > 1 {
+                return Err(StoreError::Config("SQLite is one file; several URLs need MariaDB".into()));
+            }
+            return open_sqlite(Path::new(path.strip_prefix("//").unwrap_or(path))).await;
+        }
+        open_maria(config).await
+    }
+
+    pub(crate) const fn is_maria(&self) -> bool {
+        matches!(self, Self::Maria(_))
+    }
+
+    /// The text for the database at hand, where they differ.
+    pub(crate) const fn sql(&self, maria: &'static str, lite: &'static str) -> &'static str {
+        if self.is_maria() { maria } else { lite }
+    }
+
+    pub(crate) fn host(&self) -> usize {
+        match self {
+            Self::Maria(hosts) => hosts.current.load(Relaxed),
+            Self::Lite { .. } => 0,
+        }
+    }
+
+    /// `host` failed: the next one is used from now on, unless somebody switched already.
+    pub(crate) fn leave(&self, host: usize) {
+        if let Self::Maria(hosts) = self
+            && hosts.pools.len() > 1
+            && hosts.current.compare_exchange(host, host + 1, Relaxed, Relaxed).is_ok()
+        {
+            tracing::warn!(host = (host + 1) % hosts.pools.len(), "changed to another database host");
+        }
+    }
+
+    /// How long a lost host is worked around before the caller hears of it: a Galera cluster needs about
+    /// two seconds to go on without a member; a single server is either there or not.
+    pub(crate) fn patience(&self) -> Duration {
+        match self {
+            Self::Maria(hosts) if hosts.pools.len() > 1 => Duration::from_secs(6),
+            Self::Maria(_) | Self::Lite { .. } => Duration::from_secs(1),
+        }
+    }
+
+    pub(crate) async fn begin(&self) -> Result<Open> {
+        match self {
+            Self::Lite { writer, .. } => {
+                let mut held = held(writer).await?;
+                limited(held.get()?.execute("BEGIN IMMEDIATE")).await?;
+                Ok(Open::Lite(held))
+            }
+            Self::Maria(hosts) => {
+                let mut held = held(hosts.pool()).await?;
+                // A node that is not primary refuses BEGIN itself (1047).
+                limited(held.get()?.execute("BEGIN")).await?;
+                Ok(Open::Maria(held))
+            }
+        }
+    }
+
+    /// All rows of a query outside a transaction; a lost host is worked around.
+    pub(crate) async fn all<T: Record>(&self, sql: impl SqlSafeStr, values: Vec<Val>) -> Result<Vec<T>> {
+        let sql = sql.into_sql_str();
+        let started = Instant::now();
+        loop {
+            let host = self.host();
+            match self.read(sql.clone(), values.clone()).await {
+                Err(Fault::Gone(text)) => {
+                    self.leave(host);
+                    if started.elapsed() >= self.patience() {
+                        return Err(Fault::Gone(text));
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(Fault::Retry(_)) if started.elapsed() < OPERATION_MAX => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn read<T: Record>(&self, sql: SqlStr, values: Vec<Val>) -> Result<Vec<T>> {
+        match self {
+            Self::Lite { readers, .. } => {
+                let mut held = held(readers).await?;
+                let rows = settled(limited(bound::<Sqlite>(sql, values).fetch_all(held.get()?)).await, &mut held)?;
+                rows.iter().map(T::from_row).collect::<std::result::Result<_, _>>().map_err(Fault::from)
+            }
+            Self::Maria(hosts) => {
+                let mut held = held(hosts.pool()).await?;
+                let rows = settled(limited(bound::<MySql>(sql, values).fetch_all(held.get()?)).await, &mut held)?;
+                rows.iter().map(T::from_row).collect::<std::result::Result<_, _>>().map_err(Fault::from)
+            }
+        }
+    }
+
+    /// The first row, if there is one.
+    pub(crate) async fn one<T: Record>(&self, sql: impl SqlSafeStr, values: Vec<Val>) -> Result<Option<T>> {
+        Ok(self.all(sql, values).await?.into_iter().next())
+    }
+}
+
+/// Outside a transaction the connection is in a known state again when the server answered, whatever it said.
+fn settled<T, DB: sqlx::Database>(result: Result<T>, held: &mut Held<DB>) -> Result<T> {
+    held.known = !matches!(result, Err(Fault::Gone(_)));
+    result
+}
+
+impl Hosts {
+    fn pool(&self) -> &MySqlPool {
+        &self.pools[self.current.load(Relaxed) % self.pools.len()]
+    }
+
+    pub(crate) fn pools(&self) -> &[MySqlPool] {
+        &self.pools
+    }
+}
+
+impl Open {
+    /// Runs a statement: how many rows it matched (on both databases), and the number of the row that it
+    /// inserted.
+    pub(crate) async fn execute(&mut self, sql: SqlStr, values: Vec<Val>) -> Result<(u64, i64)> {
+        match self {
+            Self::Maria(held) => {
+                let done = limited(bound::<MySql>(sql, values).execute(held.get()?)).await?;
+                Ok((done.rows_affected(), i64::try_from(done.last_insert_id()).unwrap_or(i64::MAX)))
+            }
+            Self::Lite(held) => {
+                let done = limited(bound::<Sqlite>(sql, values).execute(held.get()?)).await?;
+                Ok((done.rows_affected(), done.last_insert_rowid()))
+            }
+        }
+    }
+
+    pub(crate) async fn fetch<T: Record>(&mut self, sql: SqlStr, values: Vec<Val>) -> Result<Vec<T>> {
+        let rows: std::result::Result<Vec<T>, sqlx::Error> = match self {
+            Self::Maria(held) => {
+                let rows = limited(bound::<MySql>(sql, values).fetch_all(held.get()?)).await?;
+                rows.iter().map(T::from_row).collect()
+            }
+            Self::Lite(held) => {
+                let rows = limited(bound::<Sqlite>(sql, values).fetch_all(held.get()?)).await?;
+                rows.iter().map(T::from_row).collect()
+            }
+        };
+        rows.map_err(Fault::from)
+    }
+
+    /// `COMMIT` or `ROLLBACK`; after it the connection may be used again.
+    pub(crate) async fn close(mut self, word: &'static str) -> Result<()> {
+        match &mut self {
+            Self::Maria(held) => {
+                limited(held.get()?.execute(word)).await?;
+                held.known = true;
+            }
+            Self::Lite(held) => {
+                limited(held.get()?.execute(word)).await?;
+                held.known = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every session: READ COMMITTED; limits below [`OPERATION_MAX`], so that the server gives up first.
+async fn prepare_session(connection: &mut MySqlConnection) -> std::result::Result<(), sqlx::Error> {
+    connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
+    connection.execute("SET SESSION innodb_lock_wait_timeout = 3").await?;
+    // These two are MariaDB's (Galera: reads see what was committed on any node before); MySQL has neither.
+    for optional in ["SET SESSION wsrep_sync_wait = 1", "SET SESSION max_statement_time = 4"] {
+        if let Err(error) = connection.execute(optional).await
+            && !matches!(error, sqlx::Error::Database(_))
+        {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+async fn open_maria(config: &StoreConfig) -> std::result::Result<Db, StoreError> {
+    let mut pools = Vec::new();
+    let mut reached = false;
+    let mut problem = String::new();
+    for url in &config.urls {
+        if !url.starts_with("mysql://") && !url.starts_with("mariadb://") {
+            return Err(StoreError::Config("a database URL starts with sqlite: or mysql://".into()));
+        }
+        let options = MySqlConnectOptions::from_str(url)
+            .map_err(|error| StoreError::Config(error.to_string()))?
+            .statement_cache_capacity(256);
+        // An error of `after_connect` would only show as a timed-out pool: try it on a bare connection.
+        match limited(check_host(&options)).await {
+            Ok(()) => reached = true,
+            Err(Fault::Gone(text) | Fault::Retry(text)) => problem = text,
+            Err(other) => return Err(other.into()),
+        }
+        pools.push(
+            MySqlPoolOptions::new()
+                .max_connections(config.connections_max.max(2))
+                .acquire_timeout(ACQUIRE_MAX)
+                .after_connect(|connection, _| Box::pin(prepare_session(connection)))
+                .connect_lazy_with(options),
+        );
+    }
+    if !reached {
+        return Err(StoreError::Unavailable(problem));
+    }
+    Ok(Db::Maria(Arc::new(Hosts { pools, current: AtomicUsize::new(0) })))
+}
+
+async fn check_host(options: &MySqlConnectOptions) -> std::result::Result<(), sqlx::Error> {
+    let mut connection = MySqlConnection::connect_with(options).await?;
+    prepare_session(&mut connection).await?;
+    connection.close().await
+}
+
+async fn open_sqlite(path: &Path) -> std::result::Result<Db, StoreError> {
+    keep_private(path).map_err(|error| StoreError::Config(format!("{}: {error}", path.display())))?;
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(OPERATION_MAX)
+        .foreign_keys(true);
+    let writer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(OPERATION_MAX)
+        .connect_with(options.clone())
+        .await
+        .map_err(Fault::from)?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(SQLITE_READERS)
+        .acquire_timeout(OPERATION_MAX)
+        .connect_lazy_with(options.read_only(true));
+    Ok(Db::Lite { writer, readers })
+}
+
+/// The file holds crypt hashes: for its owner only, from its first moment (its WAL takes the same mode).
+fn keep_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+}

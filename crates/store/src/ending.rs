@@ -1,0 +1,198 @@
+//! The end of leases, and new ends: release, expiry, extension, and what a waiting lease says of itself.
+
+use crate::{
+    Store,
+    attempts::{Tx, transaction},
+    db::vals,
+    error::{Cas, Fault, Result, StoreError},
+    events::new_ulid,
+    model::NodeClaim,
+    rows::clip,
+    transitions::lease_event,
+};
+use orion_domain::{
+    LeaseId, Timestamp, UserId,
+    lease::{EndReason, Lease, LeaseEvent},
+    node::Health,
+};
+use std::time::Duration;
+
+/// How long after a lease's end its idempotent reply is kept.
+const REPLY_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Leases that end in one transaction.
+const BATCH: usize = 50;
+/// A node that can be worked on now.
+const REACHABLE: &str = "AND health = 'alive' AND admission = 'admitted'";
+
+fn clipped(reason: &EndReason) -> EndReason {
+    match reason {
+        EndReason::Failed { detail } => EndReason::Failed { detail: clip(detail) },
+        EndReason::Released | EndReason::Expired | EndReason::NodeLost | EndReason::Reset => reason.clone(),
+    }
+}
+
+/// Ends one lease; one whose node is dead is over at once. `None`: it is ending or over already.
+async fn end(
+    tx: &mut Tx,
+    lease: &Lease,
+    reason: &EndReason,
+    actor: Option<UserId>,
+    now: Timestamp,
+) -> Result<Option<Lease>> {
+    let Some(node) = lease.state.occupies() else { return Ok(None) };
+    let Ok(next) = lease.state.clone().end(clipped(reason)) else { return Ok(None) };
+    let lease = tx.write_lease(lease, next, actor, now).await?;
+    let health = tx.one::<(String,)>("SELECT health FROM nodes WHERE id = ?", vals![node]).await?;
+    if health.is_none_or(|(health,)| health == Health::Dead.as_str())
+        && let Ok(next) = lease.state.clone().finish(node)
+    {
+        return Ok(Some(tx.write_lease(&lease, next, None, now).await?));
+    }
+    Ok(Some(lease))
+}
+
+impl Store {
+    /// Ends leases: `Releasing`, their nodes dirty. Gives those that could be ended; the others are ending
+    /// or over. With [`EndReason::Failed`] the idempotency key of their request is free again.
+    ///
+    /// # Errors
+    /// [`StoreError`]; up to 50 at a time are ended together or not at all.
+    pub async fn end_leases(
+        &self,
+        ids: &[LeaseId],
+        reason: &EndReason,
+        actor: Option<UserId>,
+        now: Timestamp,
+    ) -> Result<Vec<LeaseId>, StoreError> {
+        let mut sorted = ids.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let mut ended = Vec::with_capacity(sorted.len());
+        for batch in sorted.chunks(BATCH) {
+            let some = transaction!(&self.db, |tx| { end_batch(tx, batch, reason, actor, now).await })?;
+            ended.extend(some);
+        }
+        Ok(ended)
+    }
+
+    /// Ends a lease and claims its node for the caller, who cleans it at once. `Done(None)`: the node is
+    /// claimed by somebody or does not answer; the scheduler cleans it. `Stale`: the lease is ending or over.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn release_and_claim(
+        &self,
+        id: LeaseId,
+        reason: &EndReason,
+        actor: Option<UserId>,
+        holder: &str,
+        ttl: Duration,
+        now: Timestamp,
+    ) -> Result<Cas<Option<NodeClaim>>, StoreError> {
+        let token = new_ulid(now);
+        let outcome = transaction!(&self.db, |tx| {
+            let Some(lease) = tx.lease(id).await? else { return Ok(Cas::Gone) };
+            let Some(lease) = end(tx, &lease, reason, actor, now).await? else { return Ok(Cas::Stale) };
+            let Some(node) = lease.state.occupies() else { return Ok(Cas::Done(None)) };
+            Ok(Cas::Done(tx.claim(node, (holder, &token, ttl), REACHABLE, now).await?))
+        });
+        Ok(outcome?)
+    }
+
+    /// Gives a lease a later end and claims its node for the caller, who tells it to the node. `Done` without
+    /// a claim: the node is claimed by somebody or does not answer; the scheduler tells it. The reply kept
+    /// for the request of the lease is kept longer, too. `Stale`: the lease is ending or over, or
+    /// `new_until` is not later than its end (somebody extended it meanwhile): read it and add again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn extend(
+        &self,
+        id: LeaseId,
+        new_until: Timestamp,
+        holder: &str,
+        ttl: Duration,
+        now: Timestamp,
+    ) -> Result<Cas<(Lease, Option<NodeClaim>)>, StoreError> {
+        let token = new_ulid(now);
+        let outcome = transaction!(&self.db, |tx| {
+            let Some(lease) = tx.lease(id).await? else { return Ok(Cas::Gone) };
+            let Some(node) = lease.state.occupies().filter(|_| lease.state.can_be_extended()) else {
+                return Ok(Cas::Stale);
+            };
+            if new_until <= lease.until {
+                return Ok(Cas::Stale);
+            }
+            let lease = write_extension(tx, lease, new_until, now).await?;
+            let claim = tx.claim(node, (holder, &token, ttl), REACHABLE, now).await?;
+            Ok(Cas::Done((lease, claim)))
+        });
+        Ok(outcome?)
+    }
+
+    /// Says what a migrating lease waits for. `Stale`: it does not wait, or says so already.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_waiting(
+        &self,
+        id: LeaseId,
+        why: &str,
+        now: Timestamp,
+    ) -> Result<Cas<Lease>, StoreError> {
+        let why = clip(why);
+        let outcome = transaction!(&self.db, |tx| {
+            let Some(lease) = tx.lease(id).await? else { return Ok(Cas::Gone) };
+            let Some(next) = lease.state.clone().wait_for(&why) else { return Ok(Cas::Stale) };
+            Ok(Cas::Done(tx.write_lease(&lease, next, None, now).await?))
+        });
+        Ok(outcome?)
+    }
+}
+
+async fn end_batch(
+    tx: &mut Tx,
+    ids: &[LeaseId],
+    reason: &EndReason,
+    actor: Option<UserId>,
+    now: Timestamp,
+) -> Result<Vec<LeaseId>> {
+    let mut ended = Vec::with_capacity(ids.len());
+    for id in ids {
+        let Some(lease) = tx.lease(*id).await? else { continue };
+        if end(tx, &lease, reason, actor, now).await?.is_none() {
+            continue;
+        }
+        ended.push(*id);
+        if matches!(reason, EndReason::Failed { .. }) {
+            let sql = "DELETE FROM idempotency WHERE request_key = ? AND state = 'running'";
+            tx.exec(sql, vals![&lease.request_key]).await?;
+        }
+    }
+    Ok(ended)
+}
+
+async fn write_extension(
+    tx: &mut Tx,
+    mut lease: Lease,
+    until: Timestamp,
+    now: Timestamp,
+) -> Result<Lease> {
+    let Some(node) = lease.state.occupies() else {
+        return Err(Fault::Retry(format!("lease {} has no node", lease.id)));
+    };
+    let sql = "UPDATE nodes SET desired_version = desired_version + 1, version = version + 1, \
+               changed_at = ? WHERE id = ? AND lease_id = ?";
+    tx.exec(sql, vals![now, node, lease.id]).await?;
+    let sql = "UPDATE leases SET leased_until = ?, version = version + 1 WHERE id = ? AND version = ?";
+    if tx.exec(sql, vals![until, lease.id, lease.version]).await? == 0 {
+        return Err(Fault::Retry(format!("lease {} changed meanwhile", lease.id)));
+    }
+    lease.until = until;
+    lease.version += 1;
+    let kept = until.plus(REPLY_KEPT);
+    let sql = "UPDATE idempotency SET expires_at = ? WHERE request_key = ? AND expires_at < ?";
+    tx.exec(sql, vals![kept, &lease.request_key, kept]).await?;
+    tx.tell(&[lease_event(&lease, node, &LeaseEvent::Extended { until }, None)], now).await?;
+    Ok(lease)
+}

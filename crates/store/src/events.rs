@@ -1,0 +1,213 @@
+//! The event log: appended to in the transaction of what it tells, read at least once.
+//!
+//! Numbers do not become visible in order (a transaction takes its number before it commits): whoever reads
+//! only what is greater than the last number seen loses some. [`EventTail`] re-reads an overlap.
+
+use crate::{
+    Store,
+    attempts::{Tx, Witness, transaction},
+    db::{Val, vals},
+    error::{Result, StoreError},
+    model::{Event, NewEvent},
+    rows::{EventRecord, each, json},
+};
+use orion_domain::{EventId, LeaseId, NodeId, Timestamp, UserId};
+use sqlx::AssertSqlSafe;
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
+
+/// Longer than any transaction lives (8 s, and 5 s for its COMMIT), with room for a skewed clock.
+const OVERLAP: Duration = Duration::from_secs(20);
+/// Events that one look of a tail reads at most; the rest comes with the next.
+const POLL_MAX: u32 = 2_000;
+
+/// A new ULID: the time for people who read the table, and 80 random bits.
+pub(crate) fn new_ulid(now: Timestamp) -> String {
+    let millis = u64::try_from(now.as_micros() / 1000).unwrap_or(0);
+    ulid::Ulid::from_parts(millis, rand::random::<u128>()).to_string()
+}
+
+fn event_sql(rest: &str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(format!(
+        "SELECT id, uid, at, kind, lease_id, node_id, user_id, data FROM events {rest}"
+    ))
+}
+
+impl Tx {
+    /// Appends events with one statement.
+    pub(crate) async fn tell(&mut self, events: &[NewEvent], now: Timestamp) -> Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let places = vec!["(?, ?, ?, ?, ?, ?, ?)"; events.len()].join(", ");
+        let mut values: Vec<Val> = Vec::with_capacity(events.len() * 7);
+        for event in events {
+            let uid = new_ulid(now);
+            self.leave_witness(Witness::Event(uid.clone()));
+            let data = json(&event.data)?;
+            values.extend(vals![uid, now, event.kind, event.lease, event.node, event.user, data]);
+        }
+        let sql = format!("INSERT INTO events (uid, at, kind, lease_id, node_id, user_id, data) VALUES {places}");
+        self.exec(AssertSqlSafe(sql), values).await?;
+        Ok(())
+    }
+
+    /// Appends an event about a node.
+    pub(crate) async fn tell_of_node(
+        &mut self,
+        kind: &'static str,
+        node: NodeId,
+        data: serde_json::Value,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.tell(&[NewEvent { kind, lease: None, node: Some(node), user: None, data }], now).await
+    }
+}
+
+impl Store {
+    /// Appends an event that no other change of the store tells.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn append_event(&self, event: &NewEvent, now: Timestamp) -> Result<(), StoreError> {
+        Ok(transaction!(&self.db, |tx| { tx.tell(std::slice::from_ref(event), now).await })?)
+    }
+
+    /// Events with a greater number than `last`, in order. Loses events that become visible late: for
+    /// pages; to follow the log use [`EventTail`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn events_after(&self, last: EventId, limit: u32) -> Result<Vec<Event>, StoreError> {
+        let sql = event_sql("WHERE id > ? ORDER BY id LIMIT ?");
+        each(self.db.all::<EventRecord>(sql, vals![last.0, limit]).await?)
+    }
+
+    /// Events told at `since` or later, in the order of their numbers. The caller drops those it knows.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn events_in_overlap(&self, since: Timestamp) -> Result<Vec<Event>, StoreError> {
+        each(self.db.all::<EventRecord>(event_sql("WHERE at >= ? ORDER BY id"), vals![since]).await?)
+    }
+
+    /// The last `limit` events of a lease, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn events_of_lease(&self, id: LeaseId, limit: u32) -> Result<Vec<Event>, StoreError> {
+        let sql = event_sql("WHERE lease_id = ? ORDER BY id DESC LIMIT ?");
+        let mut events = each(self.db.all::<EventRecord>(sql, vals![id, limit]).await?)?;
+        events.reverse();
+        Ok(events)
+    }
+
+    /// The last `limit` events of a node, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn events_of_node(&self, id: NodeId, limit: u32) -> Result<Vec<Event>, StoreError> {
+        let sql = event_sql("WHERE node_id = ? ORDER BY id DESC LIMIT ?");
+        let mut events = each(self.db.all::<EventRecord>(sql, vals![id, limit]).await?)?;
+        events.reverse();
+        Ok(events)
+    }
+
+    /// Events with a greater number than `after` that `user` may see (their own; `None`: an admin, all).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn events_visible_to(
+        &self,
+        user: Option<UserId>,
+        after: EventId,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        let Some(user) = user else { return self.events_after(after, limit).await };
+        let sql = event_sql("WHERE user_id = ? AND id > ? ORDER BY id LIMIT ?");
+        each(self.db.all::<EventRecord>(sql, vals![user, after.0, limit]).await?)
+    }
+}
+
+/// Follows the event log and gives each event once, also those that become visible late.
+#[derive(Debug)]
+pub struct EventTail {
+    /// Everything up to here was visible long ago.
+    floor: i64,
+    /// Events above the floor that were given already.
+    given: BTreeSet<i64>,
+    /// The greatest number seen at some moments within the overlap, oldest first.
+    marks: VecDeque<(Timestamp, i64)>,
+}
+
+impl EventTail {
+    /// From now on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn from_now(store: &Store, now: Timestamp) -> Result<Self, StoreError> {
+        let last = store.db.one::<(Option<i64>,)>("SELECT MAX(id) FROM events", vec![]).await?;
+        let last = last.and_then(|(id,)| id).unwrap_or(0);
+        let mut tail = Self::resume(store, EventId(last), now).await?;
+        let sql = event_sql("WHERE id > ? AND id <= ?");
+        let old: Vec<Event> = each(store.db.all::<EventRecord>(sql, vals![tail.floor, last]).await?)?;
+        tail.given = old.iter().map(|event| event.id.0).collect();
+        Ok(tail)
+    }
+
+    /// After `last` (a client's `Last-Event-ID`). At least once: events from shortly before `last` come
+    /// again, because some of them may have become visible only after it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn resume(store: &Store, last: EventId, now: Timestamp) -> Result<Self, StoreError> {
+        let at = store.db.one::<(i64,)>("SELECT at FROM events WHERE id = ?", vals![last.0]).await?;
+        let floor = match at {
+            None => Some(last.0),
+            Some((at,)) => {
+                let before = Timestamp::from_micros(at).minus(OVERLAP);
+                let sql = "SELECT MAX(id) FROM events WHERE at < ? AND id < ?";
+                store.db.one::<(Option<i64>,)>(sql, vals![before, last.0]).await?.and_then(|(id,)| id)
+            }
+        };
+        let floor = floor.unwrap_or(0);
+        Ok(Self { floor, given: BTreeSet::new(), marks: VecDeque::from([(now, floor)]) })
+    }
+
+    /// The greatest number given so far (or where the tail began).
+    pub fn position(&self) -> EventId {
+        EventId(self.given.last().copied().unwrap_or(self.floor).max(self.floor))
+    }
+
+    /// What is new, in the order of its numbers. `now` may be any clock that only grows.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the next call continues where this one was.
+    pub async fn poll(&mut self, store: &Store, now: Timestamp) -> Result<Vec<Event>, StoreError> {
+        let mut events = Vec::new();
+        let mut from = self.floor;
+        loop {
+            let page = store.events_after(EventId(from), POLL_MAX).await?;
+            let full = page.len() >= POLL_MAX as usize;
+            from = page.last().map_or(from, |event| event.id.0);
+            events.extend(page.into_iter().filter(|event| !self.given.contains(&event.id.0)));
+            if !full || events.len() >= POLL_MAX as usize {
+                break;
+            }
+        }
+        self.given.extend(events.iter().map(|event| event.id.0));
+        self.marks.push_back((now, from));
+        while self.marks.get(1).is_some_and(|(at, _)| now.since(*at) >= OVERLAP) {
+            self.marks.pop_front();
+        }
+        if let Some((at, id)) = self.marks.front()
+            && now.since(*at) >= OVERLAP
+        {
+            self.floor = *id;
+            self.given = self.given.split_off(&(self.floor + 1));
+        }
+        Ok(events)
+    }
+}

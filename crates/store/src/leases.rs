@@ -1,0 +1,178 @@
+//! Reading leases: for their owners, and for the scheduler's work.
+
+use crate::{
+    Store,
+    db::{Val, vals},
+    error::{Result, StoreError},
+    model::{LeaseNodeEntry, LeaseRow},
+    nodes::places,
+    place::NEXT_END,
+    rows::{LeaseNodeRecord, LeaseRecord, each, lease_sql},
+};
+use orion_domain::{
+    LeaseId, NodeId, Timestamp, UserId,
+    lease::{Lease, Phase},
+    names::LeaseName,
+    node::Node,
+};
+use std::collections::HashMap;
+
+/// States in which a lease's time runs. (A `const` of the words, so that the index is used.)
+const RUNNING: &str = "('provisioning', 'active', 'migrating')";
+
+impl Store {
+    async fn leases_where(&self, rest: &str, values: Vec<Val>) -> Result<Vec<Lease>, StoreError> {
+        each(self.db.all::<LeaseRecord>(lease_sql(rest), values).await?)
+    }
+
+    /// A lease.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, StoreError> {
+        Ok(self.leases_where("WHERE l.id = ?", vals![id]).await?.pop())
+    }
+
+    /// A user's live lease of that name.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn lease_by_name(&self, user: UserId, name: &LeaseName) -> Result<Option<Lease>, StoreError> {
+        let rest = "WHERE l.user_id = ? AND l.live_name = ?";
+        Ok(self.leases_where(rest, vals![user, name.as_str()]).await?.pop())
+    }
+
+    /// The next `limit` leases after `after` by number, with their nodes: of a user, or of all.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn leases_of(
+        &self,
+        user: Option<UserId>,
+        include_ended: bool,
+        after: LeaseId,
+        limit: u32,
+    ) -> Result<Vec<LeaseRow>, StoreError> {
+        let ended = if include_ended { "" } else { "AND l.state <> 'ended'" };
+        let (owner, mut values) = match user {
+            Some(user) => ("AND l.user_id = ?", vals![after, user]),
+            None => ("", vals![after]),
+        };
+        values.push(limit.into());
+        let rest = format!("WHERE l.id > ? {owner} {ended} ORDER BY l.id LIMIT ?");
+        let records = self.db.all::<LeaseRecord>(lease_sql(&rest), values).await?;
+        self.with_nodes(records).await
+    }
+
+    /// A lease with its node.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn lease_row(&self, id: LeaseId) -> Result<Option<LeaseRow>, StoreError> {
+        let records = self.db.all::<LeaseRecord>(lease_sql("WHERE l.id = ?"), vals![id]).await?;
+        Ok(self.with_nodes(records).await?.pop())
+    }
+
+    async fn with_nodes(&self, records: Vec<LeaseRecord>) -> Result<Vec<LeaseRow>, StoreError> {
+        let mut ids: Vec<NodeId> = records.iter().map(|record| NodeId(record.node_id)).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let nodes = self.nodes_of(&ids).await?;
+        let nodes: HashMap<NodeId, Node> = nodes.into_iter().map(|node| (node.id, node)).collect();
+        let mut rows = Vec::with_capacity(records.len());
+        for record in records {
+            let node = nodes.get(&NodeId(record.node_id)).cloned();
+            let ended_at = record.ended_at.map(Timestamp::from_micros);
+            rows.push(LeaseRow { lease: record.try_into()?, node, ended_at });
+        }
+        Ok(rows)
+    }
+
+    /// The nodes that a lease has been on, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn lease_history(&self, id: LeaseId) -> Result<Vec<LeaseNodeEntry>, StoreError> {
+        let sql = "SELECT node_id, at, left_at, why FROM lease_nodes WHERE lease_id = ? ORDER BY id";
+        let rows = self.db.all::<LeaseNodeRecord>(sql, vals![id]).await?;
+        Ok(rows.into_iter().map(LeaseNodeEntry::from).collect())
+    }
+
+    /// The leases that have these nodes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn leases_on_nodes(&self, nodes: &[NodeId]) -> Result<HashMap<NodeId, Lease>, StoreError> {
+        let mut found = HashMap::with_capacity(nodes.len());
+        for batch in nodes.chunks(500) {
+            let rest = format!("WHERE l.occupies_node IN ({})", places(batch.len()));
+            let values = batch.iter().copied().map(Val::from).collect();
+            let leases = self.leases_where(&rest, values).await?;
+            found.extend(leases.into_iter().filter_map(|lease| Some((lease.state.occupies()?, lease))));
+        }
+        Ok(found)
+    }
+
+    /// The leases of one request.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn leases_of_request(&self, request_key: &str) -> Result<Vec<Lease>, StoreError> {
+        self.leases_where("WHERE l.request_key = ? ORDER BY l.id", vals![request_key]).await
+    }
+
+    /// Leases whose time is up, the longest overdue first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn due_leases(&self, now: Timestamp, limit: u32) -> Result<Vec<Lease>, StoreError> {
+        let rest = format!(
+            "WHERE l.state IN {RUNNING} AND l.leased_until <= ? ORDER BY l.leased_until, l.id LIMIT ?"
+        );
+        self.leases_where(&rest, vals![now, limit]).await
+    }
+
+    /// When the next lease is due, overdue ones included.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT MIN(leased_until) FROM leases WHERE state IN ('provisioning', 'active', 'migrating')";
+        let row = self.db.one::<(Option<i64>,)>(sql, vec![]).await?;
+        Ok(row.and_then(|(at,)| at).map(Timestamp::from_micros))
+    }
+
+    /// When the next lease ends after `now`: earliest moment at which a node may come free.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn next_end(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let row = self.db.one::<(Option<i64>,)>(NEXT_END, vals![now]).await?;
+        Ok(row.and_then(|(at,)| at).map(Timestamp::from_micros))
+    }
+
+    /// Leases that came into `phase` at `older_than` or before, the oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn leases_in(
+        &self,
+        phase: Phase,
+        older_than: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let rest = "WHERE l.state = ? AND l.state_since <= ? ORDER BY l.state_since, l.id LIMIT ?";
+        self.leases_where(rest, vals![phase.as_str(), older_than, limit]).await
+    }
+
+    /// Leases in `Provisioning` on whose node nobody works (any more): their provisioner is gone. The
+    /// oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn orphaned_leases(&self, now: Timestamp, limit: u32) -> Result<Vec<Lease>, StoreError> {
+        let rest = "JOIN nodes n ON n.id = l.occupies_node WHERE l.state = 'provisioning' \
+                    AND (n.claimed_until IS NULL OR n.claimed_until <= ?) ORDER BY l.state_since, l.id LIMIT ?";
+        self.leases_where(rest, vals![now, limit]).await
+    }
+}

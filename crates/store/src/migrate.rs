@@ -1,0 +1,107 @@
+//! Brings the schema up to date at start, also when several replicas start at once or one died half-way.
+//!
+//! Lives here: running the migrations. Does not live here: the schema (`migrations/{mariadb,sqlite}`).
+
+use crate::{
+    db::Db,
+    error::{Fault, StoreError},
+};
+use sqlx::{
+    MySqlPool,
+    migrate::{MigrateError, Migrator},
+};
+use std::time::{Duration, Instant};
+
+static MARIADB: Migrator = sqlx::migrate!("migrations/mariadb");
+static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// How long another replica is given to finish its migration before it is taken for dead.
+const OTHER_REPLICA_MAX: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run(db: &Db) -> Result<(), StoreError> {
+    match db {
+        Db::Lite { writer, .. } => SQLITE.run(writer).await.map_err(explain),
+        Db::Maria(hosts) => {
+            let mut problem = StoreError::Unavailable("no database host answers".into());
+            for pool in hosts.pools() {
+                match run_maria(pool).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) if error.is_unavailable() => problem = error,
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(problem)
+        }
+    }
+}
+
+/// MariaDB's DDL is not transactional and, on Galera, sqlx's lock is local to a node: replicas that start at
+/// once collide (1213, or "partially applied"). Every statement stands alone and may be repeated, so: again.
+async fn run_maria(pool: &MySqlPool) -> Result<(), StoreError> {
+    let started = Instant::now();
+    let mut cleared = false;
+    loop {
+        let error = match MARIADB.run(pool).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let waited_enough = started.elapsed() >= OTHER_REPLICA_MAX;
+        match (&error, explain_fault(&error)) {
+            (MigrateError::Dirty(version), _) if waited_enough && !cleared => {
+                tracing::warn!(version, "an earlier start died within this migration; it is run again");
+                sqlx::query("DELETE FROM _sqlx_migrations WHERE success = FALSE")
+                    .execute(pool)
+                    .await
+                    .map_err(|error| StoreError::Migration(error.to_string()))?;
+                cleared = true;
+            }
+            (MigrateError::Dirty(_), _) | (_, Some(Fault::Retry(_))) if !waited_enough => {}
+            (_, Some(Fault::Gone(text))) => return Err(StoreError::Unavailable(text)),
+            _ => return Err(explain(error)),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "MigrateError is non-exhaustive")]
+fn explain_fault(error: &MigrateError) -> Option<Fault> {
+    let sql = match error {
+        MigrateError::Execute(sql) | MigrateError::ExecuteMigration(sql, _) => sql,
+        _ => return None,
+    };
+    match sql {
+        sqlx::Error::Database(refusal) => {
+            let number = refusal.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>().map(|e| e.number());
+            match number {
+                Some(1213 | 1205 | 1020) => Some(Fault::Retry(refusal.message().into())),
+                Some(1062) => Some(Fault::Retry("another replica was faster".into())),
+                Some(1047 | 1053 | 1927 | 1040 | 1290) => Some(Fault::Gone(refusal.message().into())),
+                _ => None,
+            }
+        }
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => Some(Fault::Gone(sql.to_string())),
+        _ => None,
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "MigrateError is non-exhaustive")]
+fn explain(error: MigrateError) -> StoreError {
+    StoreError::Migration(match error {
+        MigrateError::VersionMissing(version) => format!(
+            "it was made by a newer version of Orion (it has migration {version}, which this one does not know); \
+             use that version or a newer one"
+        ),
+        MigrateError::VersionMismatch(version) => format!(
+            "its migration {version} is not the one of this version of Orion; restore a backup, or use the version that made it"
+        ),
+        other => {
+            let mut text = other.to_string();
+            let mut source = std::error::Error::source(&other);
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            text
+        }
+    })
+}

@@ -1,0 +1,453 @@
+//! What goes into the store and what comes out of it, where the domain crate has no word for it.
+//!
+//! Lives here: argument structs, outcomes and read models. Does not live here: SQL and rules.
+
+use orion_domain::{
+    EventId, LeaseId, NodeId, Secret, Timestamp, TokenId, UserId,
+    credentials::SshPublicKey,
+    lease::{Account, Lease, OnNodeLoss, Phase},
+    names::{HostAddr, Hostname, LeaseName, Port, Tag, UnixName},
+    node::{Facts, Node},
+    reconcile::DesiredAccount,
+};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Where the database is.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// `sqlite:PATH`, or one to n `mysql://user:password@host:port/database` URLs of the same cluster, in
+    /// the same order on every replica, so that normally one of them gets all writes.
+    pub urls: Vec<String>,
+    /// Connections to each MariaDB host (SQLite has one writer and four readers, whatever stands here).
+    pub connections_max: u32,
+}
+
+/// What an account of the API may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Their own leases.
+    User,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    /// The word in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// An account of the API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Its number.
+    pub id: UserId,
+    /// Its name, also on the nodes.
+    pub username: UnixName,
+    /// The argon2id hash (PHC string).
+    pub password_hash: Secret,
+    /// What it may do.
+    pub role: Role,
+    /// Tokens of an earlier generation are void.
+    pub token_generation: i64,
+    /// When it signed up.
+    pub created_at: Timestamp,
+}
+
+/// What came of a sign-up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CreateUser {
+    /// The user exists now.
+    Created(UserId),
+    /// Somebody has that name.
+    Taken,
+    /// The idempotency key was used before; nothing was written.
+    Replayed(IdemRow),
+}
+
+/// A token with which workers join; the token itself is known to its maker only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinToken {
+    /// Its number.
+    pub id: TokenId,
+    /// What its maker wrote beside it.
+    pub note: String,
+    /// Who made it; none for one made on the command line.
+    pub created_by: Option<UserId>,
+    /// When.
+    pub created_at: Timestamp,
+    /// Until when it is good; none: for ever.
+    pub expires_at: Option<Timestamp>,
+    /// How many nodes it may still create; none: any number.
+    pub uses_left: Option<i64>,
+    /// Whether it was taken back.
+    pub revoked: bool,
+}
+
+/// A worker's registration, checked and hashed.
+#[derive(Clone, Debug)]
+pub struct RegisterNode {
+    /// What it calls itself.
+    pub hostname: Hostname,
+    /// Where its sshd is dialled.
+    pub addr: HostAddr,
+    /// Its sshd's port.
+    pub port: Port,
+    /// Its host keys; empty for a registration by hand.
+    pub host_keys: Vec<SshPublicKey>,
+    /// Its inventory.
+    pub facts: Facts,
+    /// Its tags.
+    pub tags: Vec<Tag>,
+    /// SHA-256 (hex) of the request's body in a canonical form: tells a repetition from a change.
+    pub body_sha256: String,
+    /// SHA-256 (hex) of the join token that came with it.
+    pub join_token_sha256: Option<String>,
+    /// SHA-256 (hex) of the node token that came with it.
+    pub node_token_sha256_presented: Option<String>,
+    /// SHA-256 (hex) of the node token that a node created now will have.
+    pub new_node_token_sha256: String,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// What came of a registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegisterOutcome {
+    /// A new node: dirty, and `reported` if it gave host keys, else `pending`. Its token is the new one.
+    Created(Node),
+    /// A known node that proved itself by its node token; what it said was taken over. If its host keys no
+    /// longer hold the pinned one it is quarantined now and the pinned ones are kept.
+    Updated(Node),
+    /// The same body was registered before, and only the join token came with it: nothing was written.
+    Same(NodeId),
+    /// Another node has that host key, name or address, and no node token proved to be it.
+    Conflict {
+        /// `"host key"`, `"hostname"` or `"address"`.
+        what: &'static str,
+        /// The node that has it.
+        node: NodeId,
+    },
+    /// The join token is unknown, revoked, expired or used up (or there is none).
+    BadJoinToken,
+    /// No node has that node token (nor is there a good join token).
+    BadNodeToken,
+}
+
+/// A node's row under a short claim: what its holder has to do there, and how it proves later that it
+/// still holds it.
+#[derive(Clone, Debug)]
+pub struct NodeClaim {
+    /// The node as it is under the claim.
+    pub node: Node,
+    /// The proof: results are written `WHERE claim_token = token`.
+    pub token: String,
+    /// Higher than every epoch this node was worked on with before.
+    pub epoch: u64,
+    /// The desired version that was read with the claim: what becomes `applied_version` after success.
+    pub desired_version: i64,
+    /// Whether the node was clean before the one change that this claim is for (`applied + 1 == desired`).
+    pub was_clean_before: bool,
+    /// The account that the node should hold; none: it should hold none.
+    pub desired: Option<DesiredAccount>,
+    /// The phase of the lease that has the node.
+    pub desired_state: Option<Phase>,
+    /// The lease in `Releasing` that has the node, and the account to remove.
+    pub retiring: Option<(LeaseId, Account)>,
+}
+
+/// What a reconcile did.
+#[derive(Clone, Debug, Default)]
+pub struct FinishReconcile {
+    /// [`NodeClaim::desired_version`], as read before it was applied.
+    pub applied_version: i64,
+    /// The lease whose account was confirmed.
+    pub account_ready: Option<LeaseId>,
+    /// Up to when the node itself now keeps that account open.
+    pub deadline_applied: Option<Timestamp>,
+    /// What was found and removed; none when nothing was.
+    pub report: Option<serde_json::Value>,
+    /// The subordinate uid ranges of the node, `(start, count)`, if they were read.
+    pub subordinate: Option<Vec<(u32, u32)>>,
+}
+
+/// What a finished reconcile changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Finished {
+    /// Leases that became `Active`.
+    pub activated: Vec<LeaseId>,
+    /// Leases that became `Ended`.
+    pub ended: Vec<LeaseId>,
+}
+
+/// What a change of health did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthChanged {
+    /// The node after it.
+    pub node: Node,
+    /// Leases that changed with it (`Migrating`, `Ended`).
+    pub leases: Vec<LeaseId>,
+}
+
+/// What `forget_clean_nodes` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Nodes that are gone from the database; their agents may register again.
+    pub forgotten: Vec<NodeId>,
+    /// Nodes that stay: number, name and why.
+    pub kept: Vec<(NodeId, String, String)>,
+}
+
+/// A process of the control plane that beats.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// Its name.
+    pub name: String,
+    /// What it is (`api`, `scheduler`).
+    pub kind: String,
+    /// Its last beat.
+    pub beat_at: Timestamp,
+}
+
+/// The login of one lease to be.
+#[derive(Clone, Debug)]
+pub struct NewAccount {
+    /// The crypt(3) hash.
+    pub password_hash: Secret,
+    /// One line of `authorized_keys`.
+    pub public_key: Option<String>,
+}
+
+/// A wish for `count` nodes, now.
+#[derive(Clone, Debug)]
+pub struct PlaceRequest {
+    /// The owner.
+    pub user: UserId,
+    /// The account's name on the nodes.
+    pub username: UnixName,
+    /// How many; all or none.
+    pub count: usize,
+    /// When the leases begin.
+    pub from: Timestamp,
+    /// When they end.
+    pub until: Timestamp,
+    /// Their name; for `count > 1` they are called `name-1`, `name-2` …
+    pub name: Option<LeaseName>,
+    /// One for each lease, in the order of the reply.
+    pub accounts: Vec<NewAccount>,
+    /// Tags that every node must have.
+    pub tags: Vec<Tag>,
+    /// What happens when a node is lost.
+    pub on_node_loss: OnNodeLoss,
+    /// Groups the leases of one request; unique for it.
+    pub request_key: String,
+    /// The client's idempotency key, if it sent one: then the leases are finished after a crash.
+    pub idem: Option<IdemNew>,
+    /// Who provisions, and so holds the claims on the nodes.
+    pub holder: String,
+    /// How long the claims hold.
+    pub claim_ttl: Duration,
+    /// The first uid of Orion's range.
+    pub first_uid: u32,
+    /// The last uid of Orion's range.
+    pub last_uid: u32,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// A lease on its node, and the claim under which it is provisioned.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// The lease.
+    pub lease: Lease,
+    /// The claim on its node.
+    pub claim: NodeClaim,
+}
+
+/// What came of [`PlaceRequest`].
+#[derive(Clone, Debug)]
+pub enum PlaceOutcome {
+    /// All of them.
+    Placed(Vec<Placement>),
+    /// None of them: so many nodes are free, and the next running lease ends then.
+    TooFew {
+        /// How many would have fitted.
+        found: usize,
+        /// When the next lease ends.
+        next_end: Option<Timestamp>,
+    },
+    /// The owner has a live lease of that name (or `name-N` is no lease name).
+    NameTaken(String),
+    /// The idempotency key was used before; nothing was written.
+    Replayed(IdemRow),
+    /// Orion's uid range is used up.
+    UidsExhausted,
+}
+
+/// Why a lease leaves a node before its account worked there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MoveReason {
+    /// The node refused to make an account: it is quarantined.
+    Refused(String),
+    /// The node is fine, but not for this lease (its name exists there): it is not tried again for it.
+    Unfit(String),
+    /// The node could not be reached.
+    Lost(String),
+    /// The node is dead.
+    NodeDead,
+}
+
+impl MoveReason {
+    /// For people.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Refused(text) | Self::Unfit(text) | Self::Lost(text) => text,
+            Self::NodeDead => "the node is dead",
+        }
+    }
+}
+
+/// A wish to bring a lease to another node.
+#[derive(Clone, Debug)]
+pub struct MoveRequest<'a> {
+    /// The lease: `Provisioning` or `Migrating`.
+    pub lease: LeaseId,
+    /// The node that it occupies now.
+    pub away_from: NodeId,
+    /// The claim on that node, if the caller has one; it ends with the move.
+    pub claim_of_old: Option<&'a NodeClaim>,
+    /// Why.
+    pub why: MoveReason,
+    /// Who provisions on the new node.
+    pub holder: &'a str,
+    /// How long the claim on it holds.
+    pub claim_ttl: Duration,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// What came of [`MoveRequest`].
+#[derive(Clone, Debug)]
+pub enum MoveOutcome {
+    /// It has a new node.
+    Placed(Placement),
+    /// No node is free. A `Migrating` lease waits and has left (or keeps, if it is its own) the old node; a
+    /// `Provisioning` one is as it was.
+    NoneFree {
+        /// When the next lease ends.
+        next_end: Option<Timestamp>,
+    },
+    /// The lease is not (any more) on that node, or not on its way, or the claim was lost: do nothing.
+    Stale,
+}
+
+/// A lease with the node that it has, or had last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseRow {
+    /// The lease.
+    pub lease: Lease,
+    /// Its node; none if that was forgotten.
+    pub node: Option<Node>,
+    /// When it was over.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A node that a lease has been on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseNodeEntry {
+    /// The node.
+    pub node: NodeId,
+    /// Since when.
+    pub at: Timestamp,
+    /// Until when; none: still.
+    pub left_at: Option<Timestamp>,
+    /// Why it left.
+    pub why: Option<String>,
+}
+
+/// A request that carries an idempotency key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdemNew {
+    /// Caller and route.
+    pub scope: String,
+    /// SHA-256 (hex) of the key.
+    pub key_sha256: String,
+    /// SHA-256 (hex) of the body.
+    pub body_sha256: String,
+    /// The key of the leases it makes.
+    pub request_key: Option<String>,
+    /// What is needed to finish the request after a crash, sealed by the caller.
+    pub secrets_sealed: Option<Vec<u8>>,
+    /// When it may be forgotten.
+    pub expires_at: Timestamp,
+}
+
+/// Whether a request with an idempotency key has its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdemState {
+    /// Not yet.
+    Running,
+    /// The reply is kept.
+    Done,
+}
+
+/// What is kept of a request that carried an idempotency key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdemRow {
+    /// SHA-256 (hex) of the body: another one under the same key is refused.
+    pub body_sha256: String,
+    /// How far it is.
+    pub state: IdemState,
+    /// The key of the leases it made.
+    pub request_key: Option<String>,
+    /// What is needed to finish it.
+    pub secrets_sealed: Option<Vec<u8>>,
+    /// The HTTP status of the reply.
+    pub reply_status: Option<u16>,
+    /// The reply, sealed by the caller.
+    pub reply_sealed: Option<Vec<u8>>,
+    /// When the first request came.
+    pub created_at: Timestamp,
+}
+
+/// One row of the event log.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Event {
+    /// Its number; grows, but does not become visible in order: see [`crate::EventTail`].
+    pub id: EventId,
+    /// Its ULID.
+    pub uid: String,
+    /// When it happened.
+    pub at: Timestamp,
+    /// What happened (`lease.active`, `node.dead` …).
+    pub kind: String,
+    /// The lease it is about.
+    pub lease: Option<LeaseId>,
+    /// The node it is about.
+    pub node: Option<NodeId>,
+    /// The user it is about, who may see it.
+    pub user: Option<UserId>,
+    /// The details.
+    pub data: serde_json::Value,
+}
+
+/// An event to append.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// `noun.verb`.
+    pub kind: &'static str,
+    /// The lease it is about.
+    pub lease: Option<LeaseId>,
+    /// The node it is about.
+    pub node: Option<NodeId>,
+    /// The user it is about, who may see it.
+    pub user: Option<UserId>,
+    /// The details.
+    pub data: serde_json::Value,
+}

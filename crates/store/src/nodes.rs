@@ -1,0 +1,468 @@
+//! Nodes: reading them, and the writes that change one node alone.
+//!
+//! Registration, health and claims have modules of their own.
+
+use crate::{
+    Store,
+    attempts::{Tx, transaction},
+    db::{Val, vals},
+    error::{Cas, Fault, Result, StoreError},
+    model::Forgotten,
+    rows::{NodeRecord, clip, each, json, node_sql},
+};
+use orion_domain::{
+    NodeId, Timestamp,
+    node::{Admission, Facts, LinkState, Node},
+};
+use serde_json::json;
+use sqlx::AssertSqlSafe;
+use std::collections::HashMap;
+
+/// Rows of one statement in batches.
+const BATCH: usize = 500;
+
+/// `?, ?, ?` for `count` values.
+pub(crate) fn places(count: usize) -> String {
+    vec!["?"; count].join(", ")
+}
+
+/// A write on one node.
+#[derive(Default)]
+pub(crate) struct NodeChange {
+    /// `column = ?, …`
+    pub sets: &'static str,
+    pub values: Vec<Val>,
+    /// `AND …`: what must (still) be true.
+    pub guard: &'static str,
+    pub guard_values: Vec<Val>,
+    pub event: Option<(&'static str, serde_json::Value)>,
+}
+
+impl Tx {
+    pub(crate) async fn node_record(&mut self, id: NodeId) -> Result<Option<NodeRecord>> {
+        self.one(node_sql("WHERE n.id = ?"), vals![id]).await
+    }
+
+    /// Writes one node by compare-and-swap and tells of it.
+    pub(crate) async fn change_node(
+        &mut self,
+        id: NodeId,
+        change: NodeChange,
+        now: Timestamp,
+    ) -> Result<Cas<Node>> {
+        let NodeChange { sets, mut values, guard, guard_values, event } = change;
+        let sql =
+            format!("UPDATE nodes SET {sets}, version = version + 1, changed_at = ? WHERE id = ? {guard}");
+        values.extend(vals![now, id]);
+        values.extend(guard_values);
+        let written = self.exec(AssertSqlSafe(sql), values).await? == 1;
+        let Some(record) = self.node_record(id).await? else { return Ok(Cas::Gone) };
+        if !written {
+            return Ok(Cas::Stale);
+        }
+        if let Some((kind, data)) = event {
+            self.tell_of_node(kind, id, data, now).await?;
+        }
+        Ok(Cas::Done(record.try_into()?))
+    }
+}
+
+impl Store {
+    pub(crate) async fn node_write(
+        &self,
+        id: NodeId,
+        now: Timestamp,
+        change: impl Fn() -> NodeChange,
+    ) -> Result<Cas<Node>, StoreError> {
+        Ok(transaction!(&self.db, |tx| { tx.change_node(id, change(), now).await })?)
+    }
+
+    /// A node.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn node(&self, id: NodeId) -> Result<Option<Node>, StoreError> {
+        let record = self.db.one::<NodeRecord>(node_sql("WHERE n.id = ?"), vals![id]).await?;
+        record.map(Node::try_from).transpose()
+    }
+
+    /// The node that has this node token (SHA-256, hex).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn node_by_token_sha256(&self, sha256: &str) -> Result<Option<Node>, StoreError> {
+        let sql = node_sql("WHERE n.node_token_sha256 = ?");
+        self.db.one::<NodeRecord>(sql, vals![sha256]).await?.map(Node::try_from).transpose()
+    }
+
+    /// The next `limit` nodes after `after`, by number.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn nodes_page(&self, after: NodeId, limit: u32) -> Result<Vec<Node>, StoreError> {
+        let sql = node_sql("WHERE n.id > ? ORDER BY n.id LIMIT ?");
+        each(self.db.all::<NodeRecord>(sql, vals![after, limit]).await?)
+    }
+
+    /// Nodes written at `since` or later. A write becomes visible a moment after its time: overlap.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn nodes_changed_since(&self, since: Timestamp) -> Result<Vec<Node>, StoreError> {
+        let sql = node_sql("WHERE n.changed_at >= ? ORDER BY n.id");
+        each(self.db.all::<NodeRecord>(sql, vals![since]).await?)
+    }
+
+    /// Every node.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn nodes_all(&self) -> Result<Vec<Node>, StoreError> {
+        each(self.db.all::<NodeRecord>(node_sql("ORDER BY n.id"), vec![]).await?)
+    }
+
+    /// These nodes; those that do not exist are left out.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn nodes_of(&self, ids: &[NodeId]) -> Result<Vec<Node>, StoreError> {
+        let mut nodes = Vec::with_capacity(ids.len());
+        for batch in ids.chunks(BATCH) {
+            let sql = node_sql(&format!("WHERE n.id IN ({})", places(batch.len())));
+            let values = batch.iter().copied().map(Val::from).collect();
+            nodes.extend(each::<_, Node>(self.db.all::<NodeRecord>(sql, values).await?)?);
+        }
+        Ok(nodes)
+    }
+
+    /// When these nodes last answered, as far as it was written down.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn last_seen(&self, ids: &[NodeId]) -> Result<HashMap<NodeId, Timestamp>, StoreError> {
+        let mut seen = HashMap::with_capacity(ids.len());
+        for batch in ids.chunks(BATCH) {
+            let list = places(batch.len());
+            let sql = format!("SELECT node_id, last_seen FROM node_seen WHERE node_id IN ({list})");
+            let values = batch.iter().copied().map(Val::from).collect();
+            let rows = self.db.all::<(i64, i64)>(AssertSqlSafe(sql), values).await?;
+            seen.extend(rows.into_iter().map(|(id, at)| (NodeId(id), Timestamp::from_micros(at))));
+        }
+        Ok(seen)
+    }
+
+    /// Writes down when nodes last answered, in batches (in a table of its own: on `nodes` it would collide
+    /// with placements).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn touch_seen(&self, seen: &[(NodeId, Timestamp)]) -> Result<(), StoreError> {
+        let mut sorted = seen.to_vec();
+        sorted.sort_unstable_by_key(|(id, _)| *id);
+        for batch in sorted.chunks(BATCH) {
+            let rows = vec!["(?, ?)"; batch.len()].join(", ");
+            let tail = self.db.sql(
+                "ON DUPLICATE KEY UPDATE last_seen = VALUES(last_seen)",
+                "ON CONFLICT (node_id) DO UPDATE SET last_seen = excluded.last_seen",
+            );
+            let sql = format!("INSERT INTO node_seen (node_id, last_seen) VALUES {rows} {tail}");
+            let values: Vec<Val> = batch.iter().flat_map(|(id, at)| vals![*id, *at]).collect();
+            transaction!(&self.db, |tx| {
+                tx.exec(AssertSqlSafe(sql.clone()), values.clone()).await.map(|_| ())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A dial found the node's host key at its address: it may be offered once it is clean.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn admit(
+        &self,
+        id: NodeId,
+        expected_version: i64,
+        now: Timestamp,
+    ) -> Result<Cas<Node>, StoreError> {
+        self.node_write(id, now, || NodeChange {
+            sets: "admission = 'admitted'",
+            guard: "AND version = ? AND admission = 'reported'",
+            guard_values: vals![expected_version],
+            event: Some(("node.admitted", json!({}))),
+            ..NodeChange::default()
+        })
+        .await
+    }
+
+    /// A dial saw this key (`type base64`) at a node that reported none. `Stale` when the node is not
+    /// `pending`, or the same key was seen before.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn saw_host_key(
+        &self,
+        id: NodeId,
+        key_line: &str,
+        fingerprint: &str,
+        now: Timestamp,
+    ) -> Result<Cas<Node>, StoreError> {
+        self.node_write(id, now, || NodeChange {
+            sets: "seen_key = ?, seen_fingerprint = ?",
+            values: vals![key_line, fingerprint],
+            guard: "AND admission = 'pending' AND (seen_fingerprint IS NULL OR seen_fingerprint <> ?)",
+            guard_values: vals![fingerprint],
+            event: Some(("node.key_seen", json!({ "fingerprint": fingerprint }))),
+        })
+        .await
+    }
+
+    /// An admin accepts the key that was seen at a pending node: it is pinned and the node admitted. `Stale`
+    /// when the node is not `pending`, another fingerprint was seen there, or another node has that key.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn accept_key(
+        &self,
+        id: NodeId,
+        fingerprint: &str,
+        now: Timestamp,
+    ) -> Result<Cas<Node>, StoreError> {
+        let outcome = transaction!(&self.db, |tx| {
+            let Some(record) = tx.node_record(id).await? else { return Ok(Cas::Gone) };
+            let Some(key) = record.seen_key else { return Ok(Cas::Stale) };
+            let change = NodeChange {
+                sets: "host_keys = ?, host_key_fp = ?, admission = 'admitted'",
+                values: vals![json(&[key])?, fingerprint],
+                guard: "AND version = ? AND admission = 'pending' AND seen_fingerprint = ?",
+                guard_values: vals![record.version, fingerprint],
+                event: Some(("node.admitted", json!({ "fingerprint": fingerprint }))),
+            };
+            tx.change_node(id, change, now).await
+        });
+        match outcome {
+            Err(Fault::Unique(_)) => Ok(Cas::Stale),
+            other => Ok(other?),
+        }
+    }
+
+    /// Takes a node out of use until an admin lifts it. A second reason replaces the first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn quarantine(
+        &self,
+        id: NodeId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Cas<Node>, StoreError> {
+        let reason = clip(reason);
+        self.node_write(id, now, || NodeChange {
+            sets: "quarantine = ?",
+            values: vals![&reason],
+            event: Some(("node.quarantined", json!({ "reason": reason }))),
+            ..NodeChange::default()
+        })
+        .await
+    }
+
+    /// Puts a node back into use: dirty, so it is cleaned first. `Stale` when it is not quarantined.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn lift_quarantine(&self, id: NodeId, now: Timestamp) -> Result<Cas<Node>, StoreError> {
+        self.node_write(id, now, || NodeChange {
+            sets: "quarantine = NULL, desired_version = desired_version + 1, reconcile_failures = 0, retry_at = 0",
+            guard: "AND quarantine IS NOT NULL",
+            event: Some(("node.quarantine_lifted", json!({}))),
+            ..NodeChange::default()
+        })
+        .await
+    }
+
+    /// `Some(why)`: the node takes no new leases; `None`: it takes them again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_cordon(
+        &self,
+        id: NodeId,
+        why: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Cas<Node>, StoreError> {
+        let why = why.map(clip);
+        let kind = if why.is_some() { "node.cordoned" } else { "node.uncordoned" };
+        self.node_write(id, now, || NodeChange {
+            sets: "cordon = ?",
+            values: vals![why.clone()],
+            event: Some((kind, json!({ "reason": why }))),
+            ..NodeChange::default()
+        })
+        .await
+    }
+
+    /// The subordinate uid ranges of a node, `(start, count)`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_subordinate(
+        &self,
+        id: NodeId,
+        ranges: &[(u32, u32)],
+        now: Timestamp,
+    ) -> Result<Cas<Node>, StoreError> {
+        let ranges = json(ranges)?;
+        self.node_write(id, now, || NodeChange {
+            sets: "subordinate_uids = ?",
+            values: vals![&ranges],
+            ..NodeChange::default()
+        })
+        .await
+    }
+
+    /// The inventory of a node changed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn update_facts(
+        &self,
+        id: NodeId,
+        facts: &Facts,
+        now: Timestamp,
+    ) -> Result<Cas<Node>, StoreError> {
+        let values = facts_values(facts)?;
+        self.node_write(id, now, || NodeChange {
+            sets: "cpu_cores = ?, memory_mb = ?, gpus = ?, mac = ?, agent_version = ?",
+            values: values.clone(),
+            event: Some(("node.inventory", json!({ "facts": facts }))),
+            ..NodeChange::default()
+        })
+        .await
+    }
+
+    /// The agent's link changed. `Stale` when `link_epoch` is older than the last one that was written: a
+    /// late word about an older connection.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn link_changed(
+        &self,
+        id: NodeId,
+        link_epoch: i64,
+        replica: &str,
+        link: LinkState,
+        now: Timestamp,
+    ) -> Result<Cas<Node>, StoreError> {
+        let kind = match link {
+            LinkState::None => "node.link_none",
+            LinkState::Up => "node.link_up",
+            LinkState::Lost => "node.link_lost",
+        };
+        self.node_write(id, now, || NodeChange {
+            sets: "agent_sees_sshd = NULL, link_since = CASE WHEN link = ? THEN link_since ELSE ? END, \
+                   link = ?, link_replica = ?, link_epoch = ?",
+            values: vals![link.as_str(), now, link.as_str(), replica, link_epoch],
+            guard: "AND link_epoch <= ?",
+            guard_values: vals![link_epoch],
+            event: Some((kind, json!({ "replica": replica, "link_epoch": link_epoch }))),
+        })
+        .await
+    }
+
+    /// What the agent says of its own sshd. `Stale` when it said so before.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_agent_sshd(
+        &self,
+        id: NodeId,
+        sees: Option<bool>,
+        now: Timestamp,
+    ) -> Result<Cas<Node>, StoreError> {
+        let guard = if sees.is_some() {
+            "AND (agent_sees_sshd IS NULL OR agent_sees_sshd <> ?)"
+        } else {
+            "AND agent_sees_sshd IS NOT NULL"
+        };
+        self.node_write(id, now, || NodeChange {
+            sets: "agent_sees_sshd = ?",
+            values: vals![sees],
+            guard,
+            guard_values: sees.map(Val::from).into_iter().collect(),
+            event: Some(("node.agent_sshd", json!({ "answers": sees }))),
+        })
+        .await
+    }
+
+    /// Forgets the nodes that are clean and free. Their token and host key are remembered, so that their
+    /// agents may register again. The others stay, each with the reason; so do quarantined ones (their
+    /// pinned key is the evidence).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget_clean_nodes(&self, now: Timestamp) -> Result<Forgotten, StoreError> {
+        let mut result = Forgotten::default();
+        for node in self.nodes_all().await? {
+            let why = match why_kept(&node, now) {
+                Some(why) => why,
+                None if self.forget(&node, now).await? => {
+                    result.forgotten.push(node.id);
+                    continue;
+                }
+                None => "it changed just now".into(),
+            };
+            result.kept.push((node.id, node.hostname.to_string(), why));
+        }
+        Ok(result)
+    }
+
+    async fn forget(&self, node: &Node, now: Timestamp) -> Result<bool, StoreError> {
+        let outcome = transaction!(&self.db, |tx| {
+            let Some(record) = tx.node_record(node.id).await? else { return Ok(false) };
+            let sql = "DELETE FROM nodes WHERE id = ? AND version = ?";
+            if tx.exec(sql, vals![node.id, node.version]).await? == 0 {
+                return Ok(false);
+            }
+            for sql in [
+                "DELETE FROM node_tags WHERE node_id = ?",
+                "DELETE FROM node_seen WHERE node_id = ?",
+                "DELETE FROM lease_unfit WHERE node_id = ?",
+            ] {
+                tx.exec(sql, vals![node.id]).await?;
+            }
+            if let (Some(token), Some(key)) = (record.node_token_sha256, record.host_key_fp) {
+                let sql = "INSERT INTO forgotten_nodes (node_token_sha256, host_key_fp, forgotten_at) \
+                           VALUES (?, ?, ?)";
+                tx.exec(sql, vals![token, key, now]).await?;
+            }
+            let data = json!({ "hostname": node.hostname.as_str() });
+            tx.tell_of_node("node.forgotten", node.id, data, now).await?;
+            Ok(true)
+        });
+        Ok(outcome?)
+    }
+}
+
+fn why_kept(node: &Node, now: Timestamp) -> Option<String> {
+    if let Some(lease) = node.lease {
+        return Some(format!("lease {lease} is still on it"));
+    }
+    if let Some(reason) = &node.quarantine {
+        return Some(format!("it is quarantined: {reason}"));
+    }
+    if node.claimed_until.is_some_and(|until| until > now) {
+        return Some("it is being worked on".into());
+    }
+    if node.is_dirty() {
+        let admitted = node.admission == Admission::Admitted;
+        let why = if admitted { node.health.as_str() } else { "not admitted yet" };
+        return Some(format!("it could not be cleaned ({why})"));
+    }
+    None
+}
+
+/// The five columns of the inventory.
+pub(crate) fn facts_values(facts: &Facts) -> Result<Vec<Val>, StoreError> {
+    let short = |text: &Option<String>| text.as_ref().map(|text| text.chars().take(255).collect::<String>());
+    let memory = facts.memory_mb.map(|size| i64::try_from(size).unwrap_or(i64::MAX));
+    Ok(vals![facts.cpu_cores, memory, json(&facts.gpus)?, short(&facts.mac), short(&facts.agent_version)])
+}

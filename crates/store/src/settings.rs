@@ -1,0 +1,97 @@
+//! Small values of the whole system, and keys that were sealed by their owner.
+
+use crate::{
+    Store,
+    attempts::transaction,
+    db::vals,
+    error::{Fault, StoreError},
+    model::Replica,
+};
+use orion_domain::Timestamp;
+
+impl Store {
+    /// A sealed value, as it was put.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn get_sealed(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let sql = "SELECT sealed FROM sealed_values WHERE name = ?";
+        Ok(self.db.one::<(Vec<u8>,)>(sql, vals![name]).await?.map(|(sealed,)| sealed))
+    }
+
+    /// Puts a sealed value unless there is one of that name, and gives the one that is there now: of
+    /// replicas that start at once, all get the same.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn put_sealed_if_absent(&self, name: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+        if let Some(known) = self.get_sealed(name).await? {
+            return Ok(known);
+        }
+        let written = transaction!(&self.db, |tx| {
+            tx.exec("INSERT INTO sealed_values (name, sealed) VALUES (?, ?)", vals![name, sealed]).await
+        });
+        match written {
+            Ok(_) | Err(Fault::Unique(_)) => {}
+            Err(fault) => return Err(fault.into()),
+        }
+        let winner = self.get_sealed(name).await?;
+        winner.ok_or_else(|| StoreError::Unavailable(format!("{name} vanished while it was written")))
+    }
+
+    /// A setting.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn get_setting(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT value FROM settings WHERE name = ?";
+        Ok(self.db.one::<(String,)>(sql, vals![name]).await?.map(|(value,)| value))
+    }
+
+    /// Sets a setting.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn put_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        let sql = self.db.sql(
+            "INSERT INTO settings (name, value) VALUES (?, ?) ON DUPLICATE KEY UPDATE value = VALUES(value)",
+            "INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        );
+        Ok(transaction!(&self.db, |tx| { tx.exec(sql, vals![name, value]).await.map(|_| ()) })?)
+    }
+
+    /// A process of the control plane lives.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn replica_beat(&self, name: &str, kind: &str, now: Timestamp) -> Result<(), StoreError> {
+        let sql = self.db.sql(
+            "INSERT INTO replicas (name, kind, beat_at) VALUES (?, ?, ?) \
+             ON DUPLICATE KEY UPDATE kind = VALUES(kind), beat_at = VALUES(beat_at)",
+            "INSERT INTO replicas (name, kind, beat_at) VALUES (?, ?, ?) \
+             ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, beat_at = excluded.beat_at",
+        );
+        Ok(transaction!(&self.db, |tx| { tx.exec(sql, vals![name, kind, now]).await.map(|_| ()) })?)
+    }
+
+    /// All processes of the control plane that have beaten and did not say goodbye.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn replicas(&self) -> Result<Vec<Replica>, StoreError> {
+        let sql = "SELECT name, kind, beat_at FROM replicas ORDER BY name";
+        let rows = self.db.all::<(String, String, i64)>(sql, vec![]).await?;
+        let replica = |(name, kind, beat_at)| Replica { name, kind, beat_at: Timestamp::from_micros(beat_at) };
+        Ok(rows.into_iter().map(replica).collect())
+    }
+
+    /// A process of the control plane stops.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn remove_replica(&self, name: &str) -> Result<(), StoreError> {
+        Ok(transaction!(&self.db, |tx| {
+            tx.exec("DELETE FROM replicas WHERE name = ?", vals![name]).await.map(|_| ())
+        })?)
+    }
+}

@@ -1,0 +1,103 @@
+//! How `launch_workers.sh` is called for one set of workers, and what it tells their agents.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::host::run_or_panic;
+
+/// What the workers' `orion-agent` is told.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    binary: PathBuf,
+    api_port: u16,
+    join_token: String,
+    settings: Vec<(String, String)>,
+}
+
+impl Agent {
+    /// `binary` is copied into each worker when it boots; the control plane listens on `api_port` at
+    /// [`crate::Workers::gateway`] and speaks plain http; the token goes into a root-only file of the worker.
+    #[must_use]
+    pub fn new(binary: &Path, api_port: u16, join_token: &str) -> Self {
+        Self { binary: binary.to_owned(), api_port, join_token: join_token.to_owned(), settings: Vec::new() }
+    }
+
+    /// One more environment variable of the agent: `ORION_WORKER_TAGS`, `RUST_LOG`, `MY_HOST_PORT` or
+    /// `ORION_REFUSED_RETRY_S` (launch_workers.sh passes no other).
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// What the caller's own environment must not decide.
+const FOREIGN_SETTINGS: [&str; 9] = [
+    "API_ENDPOINT",
+    "MY_HOST_PORT",
+    "NSW_SIZE",
+    "ORION_AGENT",
+    "ORION_JOIN_TOKEN",
+    "ORION_JOIN_TOKEN_FILE",
+    "ORION_REFUSED_RETRY_S",
+    "ORION_WORKER_TAGS",
+    "RUST_LOG",
+];
+
+/// How `launch_workers.sh` is called for one set.
+pub(crate) struct Script {
+    path: PathBuf,
+    pub(crate) number: u8,
+    directory: PathBuf,
+    agent: Option<Agent>,
+}
+
+impl Script {
+    pub(crate) fn new(number: u8, agent: Option<Agent>) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../launch_workers.sh");
+        let path = path.canonicalize().expect("launch_workers.sh is at the root of the repository");
+        Self { path, number, directory: format!("/var/tmp/orion-testkit-{number}").into(), agent }
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.path);
+        command
+            .env("ORION_WORKERS_DIR", &self.directory)
+            .env("ORION_WORKERS_BRIDGE", self.bridge())
+            .env("ORION_WORKERS_NET", format!("10.{}", self.number))
+            .env("ORION_WORKERS_PREFIX", format!("t{}-w", self.number));
+        for name in FOREIGN_SETTINGS {
+            command.env_remove(name);
+        }
+        if let Some(agent) = &self.agent {
+            command
+                .env("ORION_AGENT", &agent.binary)
+                .env("API_ENDPOINT", format!("http://10.{}.0.1:{}", self.number, agent.api_port))
+                .env("ORION_JOIN_TOKEN", &agent.join_token)
+                .envs(agent.settings.iter().map(|(name, value)| (name, value)));
+        } else if arguments.first() != Some(&"--sh") {
+            command.arg("--no-agent");
+        }
+        command.args(arguments);
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
+        run_or_panic(&mut self.command(arguments))
+    }
+
+    /// Where the set's logs and disks are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The name of worker 1 and so on.
+    pub(crate) fn worker_name(&self, ordinal: usize) -> String {
+        format!("t{}-w{ordinal}", self.number)
+    }
+
+    /// The set's bridge.
+    pub(crate) fn bridge(&self) -> String {
+        format!("otk{}", self.number)
+    }
+}

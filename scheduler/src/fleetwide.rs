@@ -1,0 +1,143 @@
+//! What one scheduler knows of all its nodes together: the brake, the hold after a start, live replicas.
+
+use orion_domain::{
+    NodeId, Timestamp,
+    brake::{Brake, BrakeChange, BrakePolicy, FleetView},
+    health::LinkPath,
+    node::{Health, LinkState, Node},
+};
+use orion_fleet::REPLICA_STALE_AFTER;
+use orion_store::Replica;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// One node, as its watcher sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight {
+    /// Since when its SSH fails, if it does.
+    pub silent_since: Option<Timestamp>,
+    /// Its health as the database has it.
+    pub health: Health,
+    /// Whether both of its paths answer (or the only one it has).
+    pub both_paths: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    sights: HashMap<NodeId, Sight>,
+    brake: Brake,
+    replicas: HashMap<String, Timestamp>,
+    replicas_read: bool,
+    skewed: bool,
+}
+
+/// Shared by all tasks of a scheduler; held for moments only, never across a wait.
+pub struct Fleetwide {
+    started: Timestamp,
+    inner: Mutex<Inner>,
+}
+
+impl Fleetwide {
+    /// Nothing known yet.
+    pub fn new(started: Timestamp) -> Self {
+        Self { started, inner: Mutex::default() }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A watcher tells what it sees.
+    pub fn see(&self, node: NodeId, sight: Sight) {
+        self.locked().sights.insert(node, sight);
+    }
+
+    /// A node is no longer watched.
+    pub fn forget(&self, node: NodeId) {
+        self.locked().sights.remove(&node);
+    }
+
+    /// Takes over a brake that an earlier process left on.
+    pub fn restore_brake(&self, engaged: Option<(Timestamp, String)>) {
+        self.locked().brake = Brake::restore(engaged);
+    }
+
+    /// Looks at all nodes and says whether the brake changed.
+    pub fn look(&self, policy: &BrakePolicy, now: Timestamp) -> Option<BrakeChange> {
+        let mut inner = self.locked();
+        let mut view = FleetView { rest_answers: true, ..FleetView::default() };
+        for sight in inner.sights.values() {
+            let recently = sight.silent_since.is_some_and(|since| now.since(since) <= policy.window);
+            if sight.health == Health::Dead && !recently {
+                continue;
+            }
+            view.fleet += 1;
+            if recently {
+                view.went_silent += 1;
+            } else if !sight.both_paths {
+                view.rest_answers = false;
+            }
+        }
+        inner.brake.look(&view, policy, now)
+    }
+
+    /// Why nothing may be given up for dead now, if so.
+    pub fn holds_back(&self, hold_after_start: std::time::Duration, now: Timestamp) -> Option<String> {
+        let inner = self.locked();
+        if let Some((_, reason)) = &inner.brake.engaged {
+            return Some(format!("the brake is on: {reason}"));
+        }
+        (now.since(self.started) < hold_after_start).then(|| {
+            format!("the scheduler has just started; it looks for {} s first", hold_after_start.as_secs())
+        })
+    }
+
+    /// An admin (or another scheduler) let the brake go.
+    pub fn lift_brake(&self, now: Timestamp) {
+        self.locked().brake.lift(now);
+    }
+
+    /// Whether the brake is on here.
+    pub fn brake_engaged(&self) -> bool {
+        self.locked().brake.engaged.is_some()
+    }
+
+    /// Which processes live.
+    pub fn set_replicas(&self, replicas: Vec<Replica>) {
+        let mut inner = self.locked();
+        inner.replicas = replicas.into_iter().map(|replica| (replica.name, replica.beat_at)).collect();
+        inner.replicas_read = true;
+    }
+
+    /// Whether this process's clock is too far off to take claims.
+    pub fn set_skewed(&self, skewed: bool) {
+        self.locked().skewed = skewed;
+    }
+
+    /// Whether this process may take claims.
+    pub fn may_claim(&self) -> bool {
+        !self.locked().skewed
+    }
+
+    /// The link of a node: what a replica wrote counts only while that replica lives.
+    pub fn link_of(&self, node: &Node, now: Timestamp) -> LinkPath {
+        match node.link {
+            LinkState::None => LinkPath::None,
+            LinkState::Lost => LinkPath::Lost,
+            LinkState::Up => {
+                let inner = self.locked();
+                let beat = node.link_replica.as_ref().and_then(|name| inner.replicas.get(name)).copied();
+                match beat {
+                    Some(beat) if now.since(beat) < REPLICA_STALE_AFTER => {
+                        LinkPath::Up { sshd: node.agent_sees_sshd }
+                    }
+                    Some(beat) => LinkPath::Unknown { since: beat.plus(REPLICA_STALE_AFTER) },
+                    None if !inner.replicas_read => LinkPath::Up { sshd: node.agent_sees_sshd },
+                    None => LinkPath::Unknown { since: self.started.max(node.link_since) },
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Leases that lost their node: finds each a new one. Where none is free they wait, visibly.
+
+use super::{Lanes, next_look};
+use crate::Scheduler;
+use orion_domain::{
+    LeaseId,
+    lease::{Lease, LeaseState, OnNodeLoss, Phase},
+};
+use orion_fleet::NotProvisioned;
+use orion_store::{MoveOutcome, MoveReason, MoveRequest, StoreError};
+
+/// Migrating leases read at one look.
+const AT_ONCE: u32 = 256;
+
+/// Migrates until shutdown.
+pub async fn run(scheduler: Scheduler) {
+    let lanes: Lanes<LeaseId> = Lanes::new(scheduler.config.side_by_side_max);
+    let mut nudged = scheduler.fleet.nudge.listen();
+    loop {
+        if scheduler.fleetwide.may_claim() {
+            let now = scheduler.fleet.now();
+            match scheduler.fleet.store.leases_in(Phase::Migrating, now, AT_ONCE).await {
+                Ok(leases) => {
+                    for lease in leases {
+                        let (worker, id) = (scheduler.clone(), lease.id);
+                        lanes.start(&scheduler, id, async move {
+                            if let Err(error) = migrate(&worker, lease).await {
+                                tracing::warn!(lease = %id, %error, "a lease could not be moved");
+                            }
+                        });
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "migrating leases could not be read"),
+            }
+        }
+        if !next_look(&scheduler, &mut nudged, scheduler.config.look_every).await {
+            return;
+        }
+    }
+}
+
+async fn migrate(scheduler: &Scheduler, lease: Lease) -> Result<(), StoreError> {
+    let fleet = &scheduler.fleet;
+    let LeaseState::Migrating { from, to: None, .. } = lease.state else {
+        // It has a node; whoever claimed that provisions it, and if they died, the reconcile of that node does.
+        return Ok(());
+    };
+    let wait = async |why: &str| fleet.store.set_waiting(lease.id, why, fleet.now()).await.map(drop);
+    match lease.on_node_loss {
+        OnNodeLoss::Wait => return wait("it waits for its own node, as its policy says").await,
+        OnNodeLoss::Migrate | OnNodeLoss::End => {}
+    }
+    if scheduler.fleetwide.brake_engaged() {
+        return wait("the brake is on: too many nodes went silent at once").await;
+    }
+    let moved = fleet
+        .store
+        .move_lease(&MoveRequest {
+            lease: lease.id,
+            away_from: from,
+            claim_of_old: None,
+            why: MoveReason::NodeDead,
+            holder: &fleet.config.holder,
+            claim_ttl: fleet.config.claim_ttl,
+            now: fleet.now(),
+        })
+        .await?;
+    match moved {
+        MoveOutcome::Placed(placement) => {
+            fleet.nudge.all();
+            match fleet.provision(placement).await {
+                Ok(done) => {
+                    tracing::info!(lease = %done.lease, from = %from, to = %done.node, "a lease moved")
+                }
+                Err(NotProvisioned::Store(error)) => return Err(error),
+                Err(error) => tracing::warn!(lease = %lease.id, ?error, "a lease found no node yet"),
+            }
+            Ok(())
+        }
+        MoveOutcome::NoneFree { .. } => {
+            wait("no other node is free; it takes the first that comes, or its own if that returns").await
+        }
+        MoveOutcome::Stale => Ok(()),
+    }
+}

@@ -1,0 +1,100 @@
+//! Dirty nodes: makes each hold what it should.
+
+use super::{Lanes, next_look};
+use crate::Scheduler;
+use orion_domain::{
+    NodeId,
+    lease::{EndReason, Phase},
+};
+use orion_fleet::{Applied, Change};
+use orion_store::{MoveOutcome, MoveReason, MoveRequest, NodeClaim, StoreError};
+
+/// Dirty nodes read at one look.
+const AT_ONCE: u32 = 256;
+
+/// Reconciles until shutdown.
+pub async fn run(scheduler: Scheduler) {
+    let lanes: Lanes<NodeId> = Lanes::new(scheduler.config.side_by_side_max);
+    let mut nudged = scheduler.fleet.nudge.listen();
+    loop {
+        if scheduler.fleetwide.may_claim() {
+            match scheduler.fleet.store.dirty_nodes(scheduler.fleet.now(), AT_ONCE).await {
+                Ok(nodes) => {
+                    for id in nodes {
+                        let worker = scheduler.clone();
+                        lanes.start(&scheduler, id, async move {
+                            if let Err(error) = reconcile(&worker, id).await {
+                                tracing::warn!(node = %id, %error, "a node could not be reconciled");
+                            }
+                        });
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "dirty nodes could not be read"),
+            }
+        }
+        if !next_look(&scheduler, &mut nudged, scheduler.config.look_every).await {
+            return;
+        }
+    }
+}
+
+async fn reconcile(scheduler: &Scheduler, id: NodeId) -> Result<(), StoreError> {
+    let fleet = &scheduler.fleet;
+    let claimed =
+        fleet.store.claim_node(id, &fleet.config.holder, fleet.config.claim_ttl, fleet.now()).await?;
+    let Some(claim) = claimed else { return Ok(()) };
+    if claim.desired_state == Some(Phase::Provisioning) && undone(scheduler, &claim).await? {
+        return Ok(());
+    }
+    let applied = fleet.apply(&claim, Change::Unknown).await?;
+    let why = match &applied {
+        Applied::Done(_, Some(report)) => {
+            tracing::info!(node = %id, %report, "a node was cleaned");
+            return Ok(());
+        }
+        Applied::Done(_, None) | Applied::Superseded => return Ok(()),
+        Applied::Unfit(reason) => MoveReason::Unfit(reason.clone()),
+        Applied::Refused(reason) => MoveReason::Refused(reason.clone()),
+        Applied::Unreached(reason) => MoveReason::Lost(reason.clone()),
+    };
+    let on_its_way = matches!(claim.desired_state, Some(Phase::Provisioning | Phase::Migrating));
+    if let (Some(desired), true) = (&claim.desired, on_its_way) {
+        // The lease that was on its way to this node goes to another one.
+        let moved = fleet
+            .store
+            .move_lease(&MoveRequest {
+                lease: desired.lease,
+                away_from: id,
+                claim_of_old: Some(&claim),
+                why,
+                holder: &fleet.config.holder,
+                claim_ttl: fleet.config.claim_ttl,
+                now: fleet.now(),
+            })
+            .await?;
+        fleet.nudge.all();
+        if let MoveOutcome::Placed(placement) = moved {
+            if let Err(error) = fleet.provision(placement).await {
+                tracing::warn!(lease = %desired.lease, ?error, "a lease found no node yet");
+            }
+            return Ok(());
+        }
+    }
+    fleet.leave(&claim, applied).await.map(drop)
+}
+
+/// Ends a lease whose provisioner is gone and whose client will not come back for it: it carried no
+/// idempotency key, so nobody knows its password. Whether it did.
+async fn undone(scheduler: &Scheduler, claim: &NodeClaim) -> Result<bool, StoreError> {
+    let fleet = &scheduler.fleet;
+    let Some(desired) = &claim.desired else { return Ok(false) };
+    let finish = fleet.store.lease(desired.lease).await?.is_some_and(|lease| lease.finish_after_crash);
+    if finish {
+        return Ok(false);
+    }
+    fleet.store.release_claim(claim, fleet.now()).await?;
+    let reason = EndReason::Failed { detail: "the control plane stopped before it could answer".into() };
+    fleet.store.end_leases(&[desired.lease], &reason, None, fleet.now()).await?;
+    fleet.nudge.all();
+    Ok(true)
+}

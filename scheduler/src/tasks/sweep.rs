@@ -1,0 +1,97 @@
+//! What fell between the other loops: leases whose provisioner died, and idempotency keys that are no longer
+//! kept.
+
+use super::next_look;
+use crate::Scheduler;
+use orion_domain::{
+    Timestamp,
+    lease::{EndReason, Lease},
+    node::Health,
+};
+use orion_store::{MoveOutcome, MoveReason, MoveRequest, StoreError};
+use std::time::Duration;
+
+/// Leases read at one look.
+const AT_ONCE: u32 = 256;
+/// Pause between two sweeps.
+const EVERY: Duration = Duration::from_secs(2);
+/// Pause between two sweeps of the idempotency keys.
+const KEYS_EVERY: Duration = Duration::from_secs(600);
+
+/// Sweeps until shutdown.
+pub async fn run(scheduler: Scheduler) {
+    let mut nudged = scheduler.fleet.nudge.listen();
+    let mut keys_swept = Timestamp::from_micros(0);
+    let mut swept = keys_swept;
+    loop {
+        let now = scheduler.fleet.now();
+        if scheduler.fleetwide.may_claim() && now.since(swept) >= EVERY {
+            swept = now;
+            if let Err(error) = sweep(&scheduler).await {
+                tracing::warn!(%error, "the sweep failed");
+            }
+        }
+        if now.since(keys_swept) >= KEYS_EVERY {
+            keys_swept = now;
+            if let Err(error) = scheduler.fleet.store.idem_sweep(now).await {
+                tracing::warn!(%error, "old idempotency keys could not be removed");
+            }
+        }
+        if !next_look(&scheduler, &mut nudged, EVERY).await {
+            return;
+        }
+    }
+}
+
+async fn sweep(scheduler: &Scheduler) -> Result<(), StoreError> {
+    let (store, now) = (&scheduler.fleet.store, scheduler.fleet.now());
+    for lease in store.orphaned_leases(now, AT_ONCE).await? {
+        orphaned(scheduler, lease).await?;
+    }
+    Ok(())
+}
+
+/// A lease whose provisioner died, on a node that is not alive (on one that is, its reconcile finishes it).
+async fn orphaned(scheduler: &Scheduler, lease: Lease) -> Result<(), StoreError> {
+    let fleet = &scheduler.fleet;
+    let Some(node) = lease.state.occupies() else { return Ok(()) };
+    if fleet.store.node(node).await?.is_some_and(|node| node.health == Health::Alive) {
+        return Ok(());
+    }
+    let end = async |detail: &str| {
+        let reason = EndReason::Failed { detail: detail.into() };
+        fleet.store.end_leases(&[lease.id], &reason, None, fleet.now()).await?;
+        fleet.nudge.all();
+        Ok(())
+    };
+    if !lease.finish_after_crash {
+        return end("the control plane stopped before it could answer").await;
+    }
+    let moved = fleet
+        .store
+        .move_lease(&MoveRequest {
+            lease: lease.id,
+            away_from: node,
+            claim_of_old: None,
+            why: MoveReason::Lost("the node was lost while the account was being made".into()),
+            holder: &fleet.config.holder,
+            claim_ttl: fleet.config.claim_ttl,
+            now: fleet.now(),
+        })
+        .await?;
+    match moved {
+        MoveOutcome::Placed(placement) => {
+            let worker = scheduler.clone();
+            scheduler.spawn(async move {
+                if let Err(error) = worker.fleet.provision(placement).await {
+                    tracing::warn!(?error, "an orphaned lease found no node");
+                }
+            });
+            Ok(())
+        }
+        MoveOutcome::NoneFree { .. } => {
+            end("its node was lost while it was being provided, and no other is free").await
+        }
+        MoveOutcome::Stale => Ok(()),
+    }
+}

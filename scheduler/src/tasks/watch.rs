@@ -1,0 +1,259 @@
+//! One node's watcher: probes its SSH, weighs that against its agent's link, and writes what changed.
+//!
+//! Each node has its own, so that a dead host delays nobody.
+
+use super::beat::look_at_brake;
+use crate::{Scheduler, fleetwide::Sight};
+use orion_domain::{
+    NodeId, Timestamp,
+    health::{Failure, LinkPath, SshPath, judge, reprobe_after},
+    node::{Admission, Health, Node},
+};
+use orion_fleet::target_of;
+use orion_ssh::{ExecRequest, Kind, PoolConfig, SshError, Target, scan_host_key};
+use orion_store::{Cas, StoreError};
+use std::time::Duration;
+use tokio::sync::watch::Receiver;
+use tokio_util::sync::CancellationToken;
+
+/// Pause between looks at a node that waits for an admin.
+const PENDING_EVERY: Duration = Duration::from_secs(5);
+
+struct Watcher {
+    scheduler: Scheduler,
+    id: NodeId,
+    path: SshPath,
+    last_answer: Option<Timestamp>,
+    last_command: Timestamp,
+    last_handshake: Timestamp,
+}
+
+/// Watches a node until `stop`.
+pub async fn run(scheduler: Scheduler, mut node: Receiver<Node>, stop: CancellationToken) {
+    let now = scheduler.fleet.now();
+    let id = node.borrow().id;
+    let mut watcher = Watcher {
+        scheduler: scheduler.clone(),
+        id,
+        path: SshPath::Untried,
+        last_answer: None,
+        last_command: now,
+        last_handshake: now,
+    };
+    let mut probe_now = true;
+    loop {
+        let current = node.borrow_and_update().clone();
+        if probe_now {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = watcher.look(&current) => {}
+            }
+        }
+        if let Err(error) = watcher.decide(&current).await {
+            tracing::warn!(node = %id, %error, "a node's health could not be recorded");
+        }
+        let pause = watcher.pause(&current);
+        let pool = &scheduler.fleet.pool;
+        // The drop of a session is an instant hint, but only for a node that answered a moment ago.
+        let hint = async {
+            if watcher.path == SshPath::Up && pool.is_connected(id.0) {
+                pool.closed(id.0).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        probe_now = tokio::select! {
+            () = stop.cancelled() => break,
+            changed = node.changed() => if changed.is_ok() { false } else { break },
+            () = hint => true,
+            () = tokio::time::sleep(pause) => true,
+        };
+    }
+    scheduler.fleet.pool.drop_session(id.0);
+}
+
+impl Watcher {
+    async fn look(&mut self, node: &Node) {
+        let target = match target_of(node) {
+            Ok(target) => target,
+            Err(error) => {
+                self.failed(Failure::Sick, error);
+                return;
+            }
+        };
+        let seen = if node.admission == Admission::Pending {
+            self.scan(node).await
+        } else {
+            self.probe(&target).await
+        };
+        match seen {
+            Ok(()) => {
+                self.last_answer = Some(self.now());
+                self.path = SshPath::Up;
+            }
+            Err(error) => self.take(error).await,
+        }
+    }
+
+    /// Sees which host key a pending node has, for an admin to accept.
+    async fn scan(&self, node: &Node) -> Result<(), SshError> {
+        let key = scan_host_key(node.addr.as_str(), node.ssh_port.get(), &PoolConfig::default()).await?;
+        let fingerprint = key.fingerprint();
+        if node.seen_fingerprint.as_deref() != Some(fingerprint.as_str()) {
+            let (store, now) = (&self.scheduler.fleet.store, self.now());
+            if let Err(error) = store.saw_host_key(self.id, &key.to_string(), &fingerprint, now).await {
+                tracing::warn!(node = %self.id, %error, "a seen host key could not be recorded");
+            }
+        }
+        Ok(())
+    }
+
+    async fn probe(&mut self, target: &Target) -> Result<(), SshError> {
+        let (pool, config) = (&self.scheduler.fleet.pool, &self.scheduler.config);
+        let now = self.now();
+        if !pool.is_connected(self.id.0) {
+            pool.connect(target).await?;
+            (self.last_command, self.last_handshake) = (now, now);
+            return Ok(());
+        }
+        if matches!(self.path, SshPath::Failing { .. }) {
+            return self.second_opinion(target).await;
+        }
+        if now.since(self.last_handshake) >= config.handshake_every {
+            self.last_handshake = now;
+            return pool.fresh_handshake(target).await;
+        }
+        if now.since(self.last_command) >= config.command_every {
+            self.last_command = now;
+            return self.command(target).await;
+        }
+        pool.keepalive(target, config.keepalive_timeout).await
+    }
+
+    /// A failing node is asked both ways at once: the old session may only have been cut for a moment, and a
+    /// stuck session says nothing about new ones.
+    async fn second_opinion(&self, target: &Target) -> Result<(), SshError> {
+        let (pool, config) = (&self.scheduler.fleet.pool, &self.scheduler.config);
+        let (kept, fresh) =
+            tokio::join!(pool.keepalive(target, config.keepalive_timeout), pool.fresh_handshake(target));
+        match (kept, fresh) {
+            (Ok(()), Ok(())) => Ok(()),
+            // The old session is stuck, the node is not.
+            (Err(_), Ok(())) => {
+                pool.drop_session(self.id.0);
+                pool.connect(target).await
+            }
+            // New logins fail while old sessions live: not healthy, and the error of the dial says why.
+            (Ok(()) | Err(_), Err(error)) => Err(error),
+        }
+    }
+
+    async fn command(&self, target: &Target) -> Result<(), SshError> {
+        let request = ExecRequest {
+            command: "true".into(),
+            stdin: Vec::new(),
+            timeout: self.scheduler.config.command_timeout,
+            output_max_bytes: 1024,
+        };
+        self.scheduler.fleet.pool.exec(target, request).await.map(drop)
+    }
+
+    async fn take(&mut self, error: SshError) {
+        let failure = match &error.kind {
+            // A throttling sshd answers, and one that gives no more channels has a session with us: alive.
+            Kind::Throttled | Kind::ChannelRefused(_) => {
+                self.last_answer = Some(self.now());
+                self.path = SshPath::Up;
+                return;
+            }
+            // Says nothing about the node: it is looked at again.
+            Kind::Busy | Kind::Dropped | Kind::NoSession | Kind::Local(_) => {
+                tracing::debug!(node = %self.id, %error, "a probe failed on our side");
+                return;
+            }
+            Kind::HostKeyMismatch { .. } => {
+                let reason = format!("its host key is not the pinned one: {error}");
+                let (store, now) = (&self.scheduler.fleet.store, self.now());
+                if let Err(error) = store.quarantine(self.id, &reason, now).await {
+                    tracing::warn!(node = %self.id, %error, "a quarantine could not be recorded");
+                }
+                self.scheduler.fleet.nudge.all();
+                Failure::Sick
+            }
+            Kind::AuthRejected | Kind::Protocol(_) | Kind::NoPinnedKey => Failure::Sick,
+            Kind::Refused | Kind::Closed => Failure::Refused,
+            Kind::Unreachable | Kind::TimedOut | Kind::NotResolved | Kind::OutcomeUnknown => Failure::Silent,
+        };
+        self.failed(failure, error.to_string());
+    }
+
+    fn failed(&mut self, kind: Failure, detail: String) {
+        let now = self.now();
+        let (since, failures) = match &self.path {
+            SshPath::Failing { since, failures, .. } => (*since, failures.saturating_add(1)),
+            SshPath::Untried | SshPath::Up => (now, 1),
+        };
+        self.path = SshPath::Failing { since, last_answer: self.last_answer, failures, kind, detail };
+    }
+
+    /// Weighs both paths and writes the verdict if it is news.
+    async fn decide(&mut self, node: &Node) -> Result<(), StoreError> {
+        let (fleet, fleetwide) = (&self.scheduler.fleet, &self.scheduler.fleetwide);
+        let now = self.now();
+        let link = fleetwide.link_of(node, now);
+        let mut verdict = judge(&self.path, link, &self.scheduler.config.health, now);
+        let silent_since = match &self.path {
+            SshPath::Failing { since, .. } => Some(*since),
+            SshPath::Untried | SshPath::Up => None,
+        };
+        let both_paths = self.path == SshPath::Up && matches!(link, LinkPath::Up { .. } | LinkPath::None);
+        fleetwide.see(self.id, Sight { silent_since, health: node.health, both_paths });
+        if verdict.health == Health::Dead && node.health != Health::Dead {
+            look_at_brake(&self.scheduler).await?;
+            if let Some(why) = fleetwide.holds_back(self.scheduler.config.hold_after_start, now) {
+                verdict.health = Health::Suspect;
+                verdict.reason = format!("{}; not given up: {why}", verdict.reason);
+            }
+        }
+        if node.admission == Admission::Reported && verdict.health == Health::Alive {
+            fleet.store.admit(self.id, node.version, now).await?;
+            fleet.nudge.all();
+            return Ok(());
+        }
+        if verdict.health == node.health {
+            return Ok(());
+        }
+        if verdict.health == Health::Dead {
+            fleet.pool.drop_session(self.id.0);
+        }
+        let written =
+            fleet.store.set_health(self.id, node.version, verdict.health, &verdict.reason, now).await?;
+        if let Cas::Done(changed) = &written {
+            tracing::info!(
+                node = %self.id, from = node.health.as_str(), to = verdict.health.as_str(),
+                reason = verdict.reason, leases = changed.leases.len(), "a node's health changed"
+            );
+        }
+        fleet.nudge.all();
+        Ok(())
+    }
+
+    fn pause(&self, node: &Node) -> Duration {
+        let config = &self.scheduler.config;
+        match &self.path {
+            SshPath::Failing { .. } if node.health == Health::Dead => jittered(config.dead_probe_every),
+            SshPath::Failing { failures, .. } => reprobe_after(*failures),
+            SshPath::Untried | SshPath::Up if node.admission == Admission::Pending => PENDING_EVERY,
+            SshPath::Untried | SshPath::Up => jittered(config.keepalive_every),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.scheduler.fleet.now()
+    }
+}
+
+/// Up to a tenth less, so that nodes that registered together are not probed together for ever.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.9..=1.0))
+}

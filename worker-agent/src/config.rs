@@ -1,0 +1,256 @@
+//! How the agent is told what to do: flags or environment, checked once at the start.
+//!
+//! The join token is taken from `ORION_JOIN_TOKEN` or from a file, never from a flag: everyone on the
+//! machine can read the arguments of a process.
+
+use crate::dial::Api;
+use clap::{Args, Parser, Subcommand};
+use orion_domain::{
+    Secret,
+    names::{HostAddr, Hostname, Tag},
+};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// The command line.
+#[derive(Parser)]
+#[command(
+    name = "orion-agent",
+    version,
+    about = "Registers this machine as a worker of Orion and keeps the deadlines of its leases.",
+    after_help = "The join token comes from the environment variable ORION_JOIN_TOKEN or from --join-token-file.\n\
+                  It is needed until the first registration has succeeded."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Subcommand)]
+pub enum Command {
+    /// Register, keep the link, enforce deadlines (the default)
+    Run,
+    /// Print the registration as JSON and exit
+    Facts,
+    /// Say what the agent would do and what is in its way; changes nothing
+    Check,
+}
+
+/// Flags, each with its environment variable.
+#[derive(Args)]
+pub struct Options {
+    /// Where the control plane answers, such as https://orion.example
+    #[arg(long, env = "API_ENDPOINT", value_name = "URL", global = true)]
+    api: Option<String>,
+    /// Port under which the control plane reaches this machine's sshd
+    #[arg(long, env = "MY_HOST_PORT", value_name = "PORT", default_value_t = 22, global = true,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    ssh_port: u16,
+    /// Address or DNS name under which it reaches it; by default the source address of the route to the API
+    #[arg(long, env = "MY_HOST_IP", value_name = "ADDRESS", global = true)]
+    ip: Option<HostAddr>,
+    /// Name of this worker; by default the machine's host name
+    #[arg(long, env = "MY_HOSTNAME", value_name = "NAME", global = true)]
+    hostname: Option<Hostname>,
+    /// File with the join token, readable by root only
+    #[arg(long, env = "ORION_JOIN_TOKEN_FILE", value_name = "FILE", global = true)]
+    join_token_file: Option<PathBuf>,
+    /// Certificates (PEM) that may vouch for the API, in place of the system's
+    #[arg(long, env = "ORION_API_CA", value_name = "FILE", global = true)]
+    api_ca: Option<PathBuf>,
+    /// Speak plain http to an API that is not on this machine: tokens can be read on the way
+    #[arg(long, env = "ORION_INSECURE_HTTP", global = true, num_args = 0..=1, default_missing_value = "true",
+          default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), require_equals = true)]
+    insecure_http: bool,
+    /// Labels that a rental can ask for
+    #[arg(long, env = "ORION_WORKER_TAGS", value_name = "A,B", value_delimiter = ',', global = true)]
+    tags: Vec<Tag>,
+    /// Where the agent keeps its identity
+    #[arg(
+        long,
+        env = "ORION_AGENT_STATE",
+        value_name = "DIR",
+        default_value = "/var/lib/orion-agent",
+        global = true
+    )]
+    state_dir: PathBuf,
+    /// Where the playbooks keep leases and their deadlines
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/orion", global = true)]
+    node_dir: PathBuf,
+    /// Where the playbooks keep their lock
+    #[arg(long, value_name = "DIR", default_value = "/run/orion", global = true)]
+    run_dir: PathBuf,
+    /// Where sshd's configuration and host keys are
+    #[arg(long, value_name = "DIR", default_value = "/etc/ssh", global = true)]
+    sshd_config_dir: PathBuf,
+    /// Where sshd keeps its process id
+    #[arg(long, value_name = "FILE", default_value = "/run/sshd.pid", global = true)]
+    sshd_pid_file: PathBuf,
+    /// Seconds between tries after the control plane refused the registration
+    #[arg(long, env = "ORION_REFUSED_RETRY_S", value_name = "SECONDS", default_value_t = 60, global = true,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    refused_retry_s: u64,
+}
+
+/// What the agent works with: [`Options`], checked.
+#[derive(Debug)]
+pub struct Config {
+    /// The control plane.
+    pub api: Api,
+    /// Port under which sshd is reached from outside.
+    pub ssh_port: u16,
+    /// Address from outside, if it was given.
+    pub ip: Option<HostAddr>,
+    /// This worker's name.
+    pub hostname: Hostname,
+    join_token: Option<Secret>,
+    join_token_file: Option<PathBuf>,
+    /// Its labels.
+    pub tags: Vec<Tag>,
+    /// Agent's own state.
+    pub state_dir: PathBuf,
+    /// Leases and deadlines.
+    pub node_dir: PathBuf,
+    /// Directory of the playbooks' lock.
+    pub run_dir: PathBuf,
+    /// sshd's configuration.
+    pub sshd_config_dir: PathBuf,
+    /// sshd's process id.
+    pub sshd_pid_file: PathBuf,
+    /// Pause after a refusal.
+    pub refused_retry: Duration,
+}
+
+impl Config {
+    /// Checks `options` and adds what the environment and the machine say.
+    ///
+    /// # Errors
+    /// A sentence with a hint, for a person.
+    pub fn from_options(options: Options) -> Result<Self, String> {
+        let url = options.api.ok_or(
+            "no control plane is named\n\
+             hint: set API_ENDPOINT or --api, for example --api https://orion.example",
+        )?;
+        let api = Api::parse(&url, options.api_ca, options.insecure_http)?;
+        let hostname = match options.hostname {
+            Some(hostname) => hostname,
+            None => machine_name()?,
+        };
+        let join_token = std::env::var("ORION_JOIN_TOKEN").ok().filter(|token| !token.trim().is_empty());
+        Ok(Self {
+            api,
+            ssh_port: options.ssh_port,
+            ip: options.ip,
+            hostname,
+            join_token: join_token.map(|token| Secret::new(token.trim())),
+            join_token_file: options.join_token_file,
+            tags: options.tags,
+            state_dir: options.state_dir,
+            node_dir: options.node_dir,
+            run_dir: options.run_dir,
+            sshd_config_dir: options.sshd_config_dir,
+            sshd_pid_file: options.sshd_pid_file,
+            refused_retry: Duration::from_secs(options.refused_retry_s),
+        })
+    }
+
+    /// The join token; a file is read each time, so that it can be replaced while the agent runs.
+    ///
+    /// # Errors
+    /// A sentence that says why there is none.
+    pub fn join_token(&self) -> Result<Secret, String> {
+        match (&self.join_token, &self.join_token_file) {
+            (Some(token), _) => usable_token(token.expose()),
+            (None, Some(file)) => {
+                let text = fs::read_to_string(file).map_err(|error| {
+                    format!("the join token cannot be read from {}: {error}", file.display())
+                })?;
+                warn_if_others_can_read(file);
+                usable_token(text.trim()).map_err(|problem| format!("{problem} (in {})", file.display()))
+            }
+            (None, None) => Err("there is no join token; set ORION_JOIN_TOKEN or --join-token-file \
+                                 (`orion token create` makes one)"
+                .into()),
+        }
+    }
+}
+
+fn usable_token(text: &str) -> Result<Secret, String> {
+    if text.is_empty() || !text.chars().all(|c| c.is_ascii_graphic()) {
+        return Err("the join token is not one line of printable characters".into());
+    }
+    Ok(Secret::new(text))
+}
+
+fn warn_if_others_can_read(file: &Path) {
+    if let Ok(found) = fs::metadata(file)
+        && found.permissions().mode() & 0o077 != 0
+    {
+        tracing::warn!("{} can be read by others than root; chmod 600 it", file.display());
+    }
+}
+
+fn machine_name() -> Result<Hostname, String> {
+    let text = fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_err(|error| format!("the host name cannot be read: {error}"))?;
+    let name = text.trim();
+    name.parse().map_err(|problem| {
+        format!("this machine's name '{name}' cannot be used: {problem}\nhint: set MY_HOSTNAME or --hostname")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Config, String> {
+        let cli =
+            Cli::try_parse_from([&["orion-agent"], args].concat()).map_err(|error| error.to_string())?;
+        Config::from_options(cli.options)
+    }
+
+    #[test]
+    fn flags_may_stand_before_and_after_the_command() {
+        for args in [
+            ["--api", "http://127.0.0.1:1", "check", "--tags", "a,b"],
+            ["check", "--api", "http://127.0.0.1:1", "--tags", "a,b"],
+        ] {
+            let config = parse(&args).unwrap();
+            assert_eq!(config.tags.len(), 2);
+            assert_eq!(config.ssh_port, 22);
+        }
+    }
+
+    #[test]
+    fn impossible_ports_names_and_addresses_are_refused() {
+        for wrong in [
+            ["--ssh-port", "0"],
+            ["--ssh-port", "70000"],
+            ["--hostname", "a_b"],
+            ["--ip", "0.0.0.0"],
+            ["--tags", "a b"],
+        ] {
+            assert!(parse(&[&["--api", "http://127.0.0.1:1"], &wrong[..]].concat()).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn there_is_no_flag_for_the_join_token_itself() {
+        let problem = parse(&["--api", "http://127.0.0.1:1", "--join-token", "x"]).unwrap_err();
+        assert!(problem.contains("unexpected argument"), "{problem}");
+    }
+
+    #[test]
+    fn a_token_with_a_line_break_inside_is_refused() {
+        assert!(usable_token("abc\ndef").is_err());
+        assert!(usable_token("").is_err());
+        assert_eq!(usable_token("abc").unwrap().expose(), "abc");
+    }
+}

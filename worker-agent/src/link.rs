@@ -1,0 +1,262 @@
+//! The link to the control plane: one WebSocket that this node dials and beats on.
+//!
+//! Brings orders to [`crate::deadline`] and news of this machine to the control plane. Holds no state: a link
+//! that ends is dialled anew by [`crate::service`].
+
+use crate::{
+    config::Config,
+    deadline::{Deadlines, Order},
+    dial::{AGENT, DialError, Io},
+    facts, register,
+    register::Registered,
+    service::Watcher,
+    sshd,
+};
+use futures_util::{SinkExt as _, StreamExt as _};
+use orion_domain::agent::{BEAT_EVERY, BEATS_MISSED_MAX, FromAgent, ToAgent};
+use std::time::Duration;
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout},
+};
+use tokio_tungstenite::{
+    WebSocketStream, client_async_with_config,
+    tungstenite::{self, Message, client::IntoClientRequest as _, http::header, protocol::WebSocketConfig},
+};
+use tokio_util::sync::CancellationToken;
+
+const PATH: &str = "/api/workers/link";
+/// Longest wait for the control plane to take the link.
+const DIAL_MAX: Duration = Duration::from_secs(10);
+/// How often the machine is looked at for changes.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Largest message, in bytes: 10,000 leases would fit.
+const MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// How a link ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The agent is to stop.
+    Stopped,
+    /// The control plane does not know this node.
+    RegisterAgain,
+    /// It broke, or was never there.
+    Lost(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("the link broke: {0}")]
+    Socket(#[from] Box<tungstenite::Error>),
+    #[error("the control plane does not take the link: {0}")]
+    NotTaken(String),
+    #[error("the control plane does not know this node")]
+    Unknown,
+    #[error("the control plane closed the link")]
+    Closed,
+    #[error("no beat was acknowledged for {} s", (BEAT_EVERY * BEATS_MISSED_MAX).as_secs())]
+    Silence,
+    #[error("nothing can be sent")]
+    Stalled,
+}
+
+impl From<tungstenite::Error> for LinkError {
+    fn from(error: tungstenite::Error) -> Self {
+        Self::Socket(Box::new(error))
+    }
+}
+
+/// Dials and holds the link until it ends. The second value says whether a beat was ever acknowledged.
+pub async fn hold(
+    config: &Config,
+    registered: &mut Registered,
+    deadlines: &Deadlines,
+    watcher: &mut Watcher,
+    stop: &CancellationToken,
+) -> (Ended, bool) {
+    let (socket, sshd_up) = tokio::select! {
+        () = stop.cancelled() => return (Ended::Stopped, false),
+        both = async { tokio::join!(dial(config, registered), watcher.sshd_answers()) } => both,
+    };
+    let mut link = match socket {
+        Ok(socket) => Link { socket, seq: 0, acked: false, unacked_since: None, newest: i64::MIN },
+        Err(error) => return (ended(error), false),
+    };
+    let outcome = link.run(registered, deadlines, watcher, sshd_up, stop).await;
+    let acked = link.acked;
+    match outcome {
+        Ok(()) => {
+            let _ = timeout(Duration::from_secs(1), link.socket.close(None)).await;
+            (Ended::Stopped, acked)
+        }
+        Err(error) => (ended(error), acked),
+    }
+}
+
+fn ended(error: LinkError) -> Ended {
+    match error {
+        LinkError::Unknown => Ended::RegisterAgain,
+        LinkError::Dial(_)
+        | LinkError::Socket(_)
+        | LinkError::NotTaken(_)
+        | LinkError::Closed
+        | LinkError::Silence
+        | LinkError::Stalled => Ended::Lost(error.to_string()),
+    }
+}
+
+type Socket = WebSocketStream<Box<dyn Io>>;
+
+async fn dial(config: &Config, registered: &Registered) -> Result<Socket, LinkError> {
+    let mut request = config.api.websocket_url(PATH).into_client_request()?;
+    let bearer = format!("Bearer {}", registered.identity.node_token.expose());
+    let bearer =
+        bearer.parse().map_err(|_| LinkError::NotTaken("the node token is no header value".into()))?;
+    request.headers_mut().insert(header::AUTHORIZATION, bearer);
+    request.headers_mut().insert(header::USER_AGENT, header::HeaderValue::from_static(AGENT));
+    let limits = WebSocketConfig::default()
+        .read_buffer_size(4096)
+        .write_buffer_size(0)
+        .max_message_size(Some(MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(MESSAGE_BYTES_MAX));
+    let stream = config.api.connect().await?;
+    match timeout(DIAL_MAX, client_async_with_config(request, stream, Some(limits))).await {
+        Ok(Ok((socket, _))) => Ok(socket),
+        Ok(Err(tungstenite::Error::Http(reply))) => match reply.status().as_u16() {
+            401 | 403 | 410 => Err(LinkError::Unknown),
+            status => Err(LinkError::NotTaken(format!("it answers {status}"))),
+        },
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(LinkError::NotTaken(format!("no answer within {} s", DIAL_MAX.as_secs()))),
+    }
+}
+
+struct Link {
+    socket: Socket,
+    seq: u64,
+    /// Whether any beat was acknowledged.
+    acked: bool,
+    unacked_since: Option<Instant>,
+    /// Highest desired version that was taken over on this link.
+    newest: i64,
+}
+
+impl Link {
+    /// Until the agent is to stop, or an error.
+    async fn run(
+        &mut self,
+        registered: &mut Registered,
+        deadlines: &Deadlines,
+        watcher: &mut Watcher,
+        mut sshd_up: bool,
+        stop: &CancellationToken,
+    ) -> Result<(), LinkError> {
+        let hello =
+            FromAgent::Hello { agent_version: env!("CARGO_PKG_VERSION").into(), boot_id: facts::boot_id() };
+        self.send(&hello).await?;
+        let mut kept = deadlines.kept.clone();
+        kept.mark_changed();
+
+        let mut beat = interval(BEAT_EVERY);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (sshd_tx, mut sshd_rx) = watch::channel(sshd_up);
+        let addresses = watcher.sshd_addresses().to_vec();
+        let probing = probe_forever(&addresses, &sshd_tx);
+        tokio::pin!(probing);
+
+        loop {
+            let silence_at = self.unacked_since.map(|since| since + BEAT_EVERY * BEATS_MISSED_MAX);
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = &mut probing => {}
+                message = self.socket.next() => match message {
+                    Some(message) => self.take(message?, deadlines)?,
+                    None => return Err(LinkError::Closed),
+                },
+                () = sleep_until(silence_at.unwrap_or_else(Instant::now)), if silence_at.is_some() => {
+                    return Err(LinkError::Silence);
+                }
+                _ = beat.tick() => self.beat(sshd_up).await?,
+                Ok(()) = sshd_rx.changed() => {
+                    sshd_up = *sshd_rx.borrow_and_update();
+                    tracing::info!("this node's sshd {}", if sshd_up { "answers" } else { "does not answer" });
+                    self.beat(sshd_up).await?;
+                }
+                Ok(()) = kept.changed() => {
+                    let now = kept.borrow_and_update().iter().map(|one| one.on_the_wire()).collect();
+                    self.send(&FromAgent::Deadlines { kept: now }).await?;
+                }
+                _ = look.tick() => {
+                    watcher.look(&registered.identity).await;
+                    let facts = register::gather(&registered.ip).await;
+                    if facts != registered.facts {
+                        registered.facts = facts.clone();
+                        self.send(&FromAgent::Inventory { facts }).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn beat(&mut self, sshd: bool) -> Result<(), LinkError> {
+        self.seq += 1;
+        self.unacked_since.get_or_insert_with(Instant::now);
+        let beat = FromAgent::Beat { seq: self.seq, load_percent: facts::load_percent(), sshd };
+        self.send(&beat).await
+    }
+
+    async fn send(&mut self, message: &FromAgent) -> Result<(), LinkError> {
+        let text = serde_json::to_string(message)
+            .map_err(|error| LinkError::NotTaken(format!("a message cannot be written: {error}")))?;
+        match timeout(BEAT_EVERY, self.socket.send(Message::text(text))).await {
+            Ok(sent) => Ok(sent?),
+            Err(_) => Err(LinkError::Stalled),
+        }
+    }
+
+    fn take(&mut self, message: Message, deadlines: &Deadlines) -> Result<(), LinkError> {
+        let text = match &message {
+            Message::Text(text) => text.as_str(),
+            Message::Close(_) => return Err(LinkError::Closed),
+            Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(()),
+        };
+        let order = match serde_json::from_str::<ToAgent>(text) {
+            Ok(order) => order,
+            Err(error) => {
+                tracing::debug!("a message is not understood and ignored: {error}");
+                return Ok(());
+            }
+        };
+        match order {
+            ToAgent::Ack { seq } => {
+                if !self.acked {
+                    tracing::info!("the link is up");
+                }
+                self.acked = true;
+                // Later beats are still on their way: they have their own time.
+                self.unacked_since = (seq < self.seq).then(Instant::now);
+            }
+            ToAgent::Leases { desired_version, leases } => {
+                if desired_version >= self.newest {
+                    self.newest = desired_version;
+                    deadlines.order(Order::Leases(leases));
+                }
+            }
+            ToAgent::RegisterAgain => return Err(LinkError::Unknown),
+            ToAgent::LockAccounts => deadlines.order(Order::LockAll),
+        }
+        Ok(())
+    }
+}
+
+async fn probe_forever(addresses: &[std::net::SocketAddr], state: &watch::Sender<bool>) {
+    loop {
+        tokio::time::sleep(BEAT_EVERY).await;
+        let up = sshd::answers(addresses).await;
+        state.send_if_modified(|before| std::mem::replace(before, up) != up);
+    }
+}

@@ -1,0 +1,174 @@
+//! The agent at work: deadlines first, then registration and link, for ever.
+
+use crate::{
+    config::Config,
+    deadline::Deadlines,
+    link::{self, Ended},
+    pace::{Complaint, Pauses},
+    register,
+    sshd::{self, Sshd},
+    state::{Identity, StateDir},
+};
+use orion_domain::SystemClock;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Short at first: how soon a node is known to be alive depends on it.
+const REDIAL_FIRST: Duration = Duration::from_millis(200);
+const REDIAL_LONGEST: Duration = Duration::from_secs(5);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The agent cannot work here at all; never because the control plane is away.
+pub async fn run(config: Config) -> Result<(), String> {
+    tracing::info!("orion-agent {} for {}", env!("CARGO_PKG_VERSION"), config.api);
+    let deadlines = Deadlines::start(config.node_dir.clone(), config.run_dir.clone(), Box::new(SystemClock))
+        .map_err(|error| format!("the deadline thread does not start: {error}"))?;
+    let stop = CancellationToken::new();
+    let mut ended = deadlines.kept.clone();
+    let outcome = tokio::select! {
+        outcome = work(&config, &deadlines, &stop) => outcome,
+        asked = stop_asked(&stop) => asked,
+        // Its end is never in order: whoever started the agent starts it anew.
+        () = async { while ended.changed().await.is_ok() {} } => Err("the deadline thread has ended".into()),
+    };
+    deadlines.stop();
+    if outcome.is_ok() {
+        tracing::info!("stopped; deadlines are kept again when the agent starts");
+    }
+    outcome
+}
+
+/// Waits for a signal, tells everyone, and gives the link a moment to say goodbye.
+async fn stop_asked(stop: &CancellationToken) -> Result<(), String> {
+    let hear = |kind| signal(kind).map_err(|error| format!("signals cannot be heard: {error}"));
+    let (mut terminate, mut interrupt) = (hear(SignalKind::terminate())?, hear(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.cancel();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    Ok(())
+}
+
+async fn work(config: &Config, deadlines: &Deadlines, stop: &CancellationToken) -> Result<(), String> {
+    let unusable = |error: std::io::Error| {
+        format!(
+            "{} cannot be used: {error}\nhint: run as root, or give --state-dir",
+            config.state_dir.display()
+        )
+    };
+    let state = StateDir::open(&config.state_dir).map_err(unusable)?;
+    let mut identity = state.identity_or_start_anew().map_err(unusable)?;
+    let mut watcher = Watcher::new(config, &state);
+    if let Some(known) = &identity {
+        watcher.look(known).await;
+    }
+    let mut redial = Pauses::new(REDIAL_FIRST, REDIAL_LONGEST);
+    let mut complaint = Complaint::new("the link");
+    loop {
+        let mut registered = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            registered = register::until_accepted(config, &state, identity.as_ref()) => registered,
+        };
+        identity = Some(registered.identity.clone());
+        watcher.look(&registered.identity).await;
+        loop {
+            let (ended, was_up) = link::hold(config, &mut registered, deadlines, &mut watcher, stop).await;
+            if was_up {
+                redial.reset();
+                complaint.works(Instant::now());
+            }
+            let register_again = match ended {
+                Ended::Stopped => return Ok(()),
+                Ended::RegisterAgain => {
+                    tracing::warn!("the control plane does not know this node; registering again");
+                    true
+                }
+                Ended::Lost(why) => {
+                    complaint.failed(why, Instant::now());
+                    false
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(redial.next_pause()) => {}
+            }
+            // Another network may have given this machine another address.
+            let moved = register::address(config).await.is_ok_and(|ip| ip != registered.ip);
+            if register_again || moved {
+                break;
+            }
+        }
+    }
+}
+
+/// Keeps an eye on this node's sshd.
+#[derive(Debug)]
+pub struct Watcher {
+    sshd: Sshd,
+    ssh_port: u16,
+    addresses: Vec<SocketAddr>,
+    last_problem: Option<String>,
+    checked: bool,
+}
+
+impl Watcher {
+    fn new(config: &Config, state: &StateDir) -> Self {
+        let sshd = Sshd::new(&config.sshd_config_dir, &config.sshd_pid_file, state.path("sshd-told"));
+        Self { sshd, ssh_port: config.ssh_port, addresses: Vec::new(), last_problem: None, checked: false }
+    }
+
+    /// Sees to it that sshd trusts the control plane, and says once what is in the way.
+    pub async fn look(&mut self, identity: &Identity) {
+        let (sshd, authority) = (self.sshd.clone(), identity.ssh_ca.clone());
+        let recheck = !self.checked || self.last_problem.is_some() || self.addresses.is_empty();
+        let looked = tokio::task::spawn_blocking(move || {
+            let installed = sshd.trust(&authority)?;
+            if installed {
+                tracing::info!("sshd trusts the control plane's authority");
+            }
+            if !installed && !recheck {
+                return Ok(None);
+            }
+            let effective = sshd.effective()?;
+            Ok::<_, String>(Some((sshd.obstacles(&effective), effective.listens)))
+        });
+        let problem = match looked.await {
+            Ok(Ok(None)) => return,
+            Ok(Ok(Some((obstacles, listens)))) => {
+                self.checked = true;
+                self.addresses = listens;
+                obstacles.join("; ")
+            }
+            Ok(Err(problem)) => problem,
+            Err(error) => error.to_string(),
+        };
+        let problem = (!problem.is_empty()).then_some(problem);
+        if let Some(text) = &problem
+            && self.last_problem.as_ref() != Some(text)
+        {
+            tracing::error!("the control plane will not be able to log in: {text}");
+        }
+        self.last_problem = problem;
+    }
+
+    /// Where this node's sshd should answer.
+    pub fn sshd_addresses(&mut self) -> &[SocketAddr] {
+        if self.addresses.is_empty() {
+            self.addresses.push((Ipv4Addr::LOCALHOST, self.ssh_port).into());
+        }
+        &self.addresses
+    }
+
+    /// Whether it answers now.
+    pub async fn sshd_answers(&mut self) -> bool {
+        sshd::answers(self.sshd_addresses()).await
+    }
+}
