@@ -12,7 +12,10 @@ use orion_fleet::{
 };
 use orion_ssh::{Pool, PoolConfig};
 use orion_store::{Store, StoreConfig, StoreError};
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 /// What is needed to reach database and nodes.
 #[derive(Clone, Debug)]
@@ -77,6 +80,7 @@ pub async fn assemble(settings: &Settings) -> Result<Assembled, AssembleError> {
         clock: Arc::new(SystemClock),
         config: FleetConfig::new(holder_name()),
         nudge: Nudge::default(),
+        clock_is_off: AtomicBool::new(false),
     });
     Ok(Assembled { fleet, keys })
 }

@@ -10,9 +10,13 @@ use orion_domain::{Timestamp, lease::Refused};
 use orion_store::StoreError;
 use serde_json::{Map, Value, json};
 
-/// A refusal: its status, a stable word for programs, and sentences for people.
+/// A refusal: its status, a stable word for programs, and sentences for people. Boxed, because most replies
+/// are none.
 #[derive(Debug, Clone)]
-pub struct ApiError {
+pub struct ApiError(Box<Problem>);
+
+#[derive(Debug, Clone)]
+struct Problem {
     status: StatusCode,
     kind: &'static str,
     title: &'static str,
@@ -24,7 +28,7 @@ pub struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Problem {
             status,
             kind,
             title,
@@ -32,7 +36,7 @@ impl ApiError {
             hint: None,
             retry_after_s: None,
             extra: Map::new(),
-        }
+        }))
     }
 
     /// 400: the request itself is wrong.
@@ -43,7 +47,7 @@ impl ApiError {
     /// 400: one field of the body is wrong.
     pub fn field(name: &str, what: impl std::fmt::Display) -> Self {
         let mut error = Self::bad_request(format!("{name}: {what}"));
-        error.extra.insert("field".into(), name.into());
+        error.0.extra.insert("field".into(), name.into());
         error
     }
 
@@ -60,6 +64,26 @@ impl ApiError {
     /// 404: no such thing, or none of the caller's.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
+    }
+
+    /// 405: the route has other methods.
+    pub fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "Method not allowed",
+            "this route has another method; the header `Allow` says which",
+        )
+    }
+
+    /// 413: the body is larger than this service reads.
+    pub fn too_large() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            "Body too large",
+            "the body is larger than this service reads",
+        )
     }
 
     /// 409 with a word of its own.
@@ -81,7 +105,7 @@ impl ApiError {
     pub fn too_many(detail: impl Into<String>, retry_after_s: u64) -> Self {
         let mut error =
             Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many requests", detail);
-        error.retry_after_s = Some(retry_after_s);
+        error.0.retry_after_s = Some(retry_after_s);
         error
     }
 
@@ -89,7 +113,7 @@ impl ApiError {
     pub fn unavailable(detail: impl Into<String>) -> Self {
         let mut error =
             Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Temporarily unavailable", detail);
-        error.retry_after_s = Some(2);
+        error.0.retry_after_s = Some(2);
         error
     }
 
@@ -104,13 +128,13 @@ impl ApiError {
                 None => format!("{wanted} wanted, {found} free, and no lease is due to end"),
             },
         );
-        error.extra.insert("found".into(), found.into());
+        error.0.extra.insert("found".into(), found.into());
         if let Some(at) = next_end {
             // Whole seconds, rounded up: not a moment too early.
-            error.retry_after_s = Some(at.since(now).as_secs() + 1);
-            error.extra.insert("next_free_at".into(), at.to_string().into());
+            error.0.retry_after_s = Some(at.since(now).as_secs() + 1);
+            error.0.extra.insert("next_free_at".into(), at.to_string().into());
         }
-        error.extra.insert("retry_after_s".into(), error.retry_after_s.map_or(Value::Null, Into::into));
+        error.0.extra.insert("retry_after_s".into(), error.0.retry_after_s.map_or(Value::Null, Into::into));
         error
     }
 
@@ -128,26 +152,26 @@ impl ApiError {
     /// Adds what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.0.hint = Some(hint.into());
         self
     }
 
     /// Adds a key to the body.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.extra.insert(key.into(), value.into());
+        self.0.extra.insert(key.into(), value.into());
         self
     }
 
     /// The HTTP status.
-    pub const fn status(&self) -> StatusCode {
-        self.status
+    pub fn status(&self) -> StatusCode {
+        self.0.status
     }
 }
 
 impl std::fmt::Display for ApiError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.detail)
+        f.write_str(&self.0.detail)
     }
 }
 
@@ -170,27 +194,28 @@ impl From<Refused> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let problem = *self.0;
         let mut body = json!({
-            "type": format!("urn:orion:problem:{}", self.kind),
-            "title": self.title,
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-            "error": self.detail,
-            "kind": self.kind,
+            "type": format!("urn:orion:problem:{}", problem.kind),
+            "title": problem.title,
+            "status": problem.status.as_u16(),
+            "detail": problem.detail,
+            "error": problem.detail,
+            "kind": problem.kind,
         });
         if let Value::Object(map) = &mut body {
-            if let Some(hint) = self.hint {
+            if let Some(hint) = problem.hint {
                 map.insert("hint".into(), hint.into());
             }
-            map.extend(self.extra);
+            map.extend(problem.extra);
         }
-        let mut response = (self.status, Json(body)).into_response();
+        let mut response = (problem.status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(seconds) = self.retry_after_s {
+        if let Some(seconds) = problem.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if problem.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
@@ -210,7 +235,9 @@ mod tests {
             (ApiError::unauthorized("x"), 401, "unauthorized"),
             (ApiError::forbidden("x"), 403, "forbidden"),
             (ApiError::not_found("x"), 404, "not_found"),
+            (ApiError::method_not_allowed(), 405, "method_not_allowed"),
             (ApiError::conflict("node_known", "x"), 409, "node_known"),
+            (ApiError::too_large(), 413, "too_large"),
             (ApiError::key_reused(), 422, "idempotency_key_reused"),
             (ApiError::too_many("x", 3), 429, "too_many_requests"),
             (ApiError::internal("secret text"), 500, "internal"),
@@ -218,8 +245,8 @@ mod tests {
             (ApiError::too_few_free(2, 1, None, now), 503, "too_few_free"),
         ];
         for (error, status, kind) in table {
-            assert_eq!((error.status.as_u16(), error.kind), (status, kind));
-            assert!(!error.detail.contains("secret text"));
+            assert_eq!((error.0.status.as_u16(), error.0.kind), (status, kind));
+            assert!(!error.0.detail.contains("secret text"));
         }
     }
 
@@ -227,8 +254,8 @@ mod tests {
     fn too_few_free_says_when_to_come_back() {
         let now = Timestamp::from_micros(0);
         let error = ApiError::too_few_free(2, 1, Some(now.plus(std::time::Duration::from_millis(1500))), now);
-        assert_eq!(error.extra["found"], 1);
-        assert_eq!(error.extra["retry_after_s"], 2);
+        assert_eq!(error.0.extra["found"], 1);
+        assert_eq!(error.0.extra["retry_after_s"], 2);
         assert_eq!(error.into_response().headers()[header::RETRY_AFTER], "2");
     }
 }

@@ -3,12 +3,12 @@
 use crate::{
     App,
     error::ApiError,
-    routes::{accounts, admin, events, health, nodes, rentals, workers},
+    routes::{accounts, admin, events, health, metrics, nodes, rentals, workers},
 };
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
@@ -18,8 +18,9 @@ use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::CorsLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
-    trace::TraceLayer,
+    trace::{DefaultOnFailure, TraceLayer},
 };
+use tracing::Level;
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,7 @@ pub fn routes() -> Vec<Route> {
         get_route("/", Anyone, get(health::status_page)),
         get_route("/api/live", Anyone, get(health::live)),
         get_route("/api/health", Anyone, get(health::health)),
+        get_route("/metrics", Anyone, get(metrics::metrics)),
         post_route("/auth/signup", Anyone, post(accounts::sign_up)),
         post_route("/api/signup", Anyone, post(accounts::sign_up)),
         post_route("/auth/login", Anyone, post(accounts::log_in)),
@@ -84,6 +86,7 @@ pub fn routes() -> Vec<Route> {
         lasting(get_route("/api/workers/link", Worker, get(workers::link))),
         post_route("/api/tokens", Admin, post(admin::create_token)),
         post_route("/api/admin/nodes/{id}/accept-key", Admin, post(admin::accept_key)),
+        post_route("/api/admin/nodes/{id}/quarantine/lift", Admin, post(admin::lift_quarantine)),
         post_route("/api/reset", Admin, post(admin::reset)),
     ]
 }
@@ -105,14 +108,16 @@ pub fn router(app: App) -> Router {
     let request_id = HeaderName::from_static("x-request-id");
     let mut router = router
         .fallback(|| async { ApiError::not_found("there is no such route") })
-        .method_not_allowed_fallback(|| async {
-            (StatusCode::METHOD_NOT_ALLOWED, ApiError::bad_request("this route has another method"))
-                .into_response()
-        })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(DefaultBodyLimit::max(app.config.body_bytes_max))
         .layer(CatchPanicLayer::custom(|_| ApiError::internal("a handler panicked").into_response()))
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
-        .layer(TraceLayer::new_for_http().make_span_with(span))
+        // What went wrong inside is logged where it happened; a 503 is often nobody's mistake.
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(span)
+                .on_failure(DefaultOnFailure::new().level(Level::DEBUG)),
+        )
         .layer(SetRequestIdLayer::new(request_id, MakeRequestUuid));
     if !app.config.cors_origins.is_empty() {
         let origins: Vec<HeaderValue> =

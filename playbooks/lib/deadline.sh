@@ -33,7 +33,7 @@ end_lease() {
     lock_account "$lease_user" || locked_well=no
   fi
   when_full=again
-  kill_processes "$1" || locked_well=no
+  kill_processes "$1" "$lease_user" || locked_well=no
   ending=
 }
 

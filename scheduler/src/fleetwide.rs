@@ -30,7 +30,6 @@ struct Inner {
     brake: Brake,
     replicas: HashMap<String, Timestamp>,
     replicas_read: bool,
-    skewed: bool,
 }
 
 /// Shared by all tasks of a scheduler; held for moments only, never across a wait.
@@ -109,16 +108,6 @@ impl Fleetwide {
         let mut inner = self.locked();
         inner.replicas = replicas.into_iter().map(|replica| (replica.name, replica.beat_at)).collect();
         inner.replicas_read = true;
-    }
-
-    /// Whether this process's clock is too far off to take claims.
-    pub fn set_skewed(&self, skewed: bool) {
-        self.locked().skewed = skewed;
-    }
-
-    /// Whether this process may take claims.
-    pub fn may_claim(&self) -> bool {
-        !self.locked().skewed
     }
 
     /// The link of a node: what a replica wrote counts only while that replica lives.

@@ -11,13 +11,17 @@ use crate::{
     register::Registered,
     service::Watcher,
     sshd,
+    state::Identity,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
-use orion_domain::agent::{BEAT_EVERY, BEATS_MISSED_MAX, FromAgent, ToAgent};
+use orion_domain::{
+    agent::{BEAT_EVERY, BEATS_MISSED_MAX, FromAgent, ToAgent},
+    node::Facts,
+};
 use std::time::Duration;
 use tokio::{
     sync::watch,
-    time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
@@ -28,8 +32,10 @@ use tokio_util::sync::CancellationToken;
 const PATH: &str = "/api/workers/link";
 /// Longest wait for the control plane to take the link.
 const DIAL_MAX: Duration = Duration::from_secs(10);
-/// How often the machine is looked at for changes.
+/// How often sshd's configuration is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// After how many of those looks the machine is looked at, too; it is also with each new link.
+const LOOKS_PER_INVENTORY: u32 = 10;
 /// Largest message, in bytes: 10,000 leases would fit.
 const MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
@@ -161,18 +167,20 @@ impl Link {
 
         let mut beat = interval(BEAT_EVERY);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut look = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (sshd_tx, mut sshd_rx) = watch::channel(sshd_up);
         let addresses = watcher.sshd_addresses().to_vec();
         let probing = probe_forever(&addresses, &sshd_tx);
-        tokio::pin!(probing);
+        let (facts_tx, mut facts_rx) = watch::channel(registered.facts.clone());
+        let (identity, ip) = (registered.identity.clone(), registered.ip.clone());
+        let looking = look_forever(watcher, &identity, &ip, &facts_tx);
+        tokio::pin!(probing, looking);
 
         loop {
             let silence_at = self.unacked_since.map(|since| since + BEAT_EVERY * BEATS_MISSED_MAX);
             tokio::select! {
+                // In this order: an acknowledgement that waits to be read comes before the verdict of silence.
+                biased;
                 () = stop.cancelled() => return Ok(()),
-                () = &mut probing => {}
                 message = self.socket.next() => match message {
                     Some(message) => self.take(message?, deadlines)?,
                     None => return Err(LinkError::Closed),
@@ -190,14 +198,12 @@ impl Link {
                     let now = kept.borrow_and_update().iter().map(|one| one.on_the_wire()).collect();
                     self.send(&FromAgent::Deadlines { kept: now }).await?;
                 }
-                _ = look.tick() => {
-                    watcher.look(&registered.identity).await;
-                    let facts = register::gather(&registered.ip).await;
-                    if facts != registered.facts {
-                        registered.facts = facts.clone();
-                        self.send(&FromAgent::Inventory { facts }).await?;
-                    }
+                Ok(()) = facts_rx.changed() => {
+                    registered.facts = facts_rx.borrow_and_update().clone();
+                    self.send(&FromAgent::Inventory { facts: registered.facts.clone() }).await?;
                 }
+                () = &mut probing => {}
+                () = &mut looking => {}
             }
         }
     }
@@ -258,5 +264,21 @@ async fn probe_forever(addresses: &[std::net::SocketAddr], state: &watch::Sender
         tokio::time::sleep(BEAT_EVERY).await;
         let up = sshd::answers(addresses).await;
         state.send_if_modified(|before| std::mem::replace(before, up) != up);
+    }
+}
+
+/// Looks at sshd's configuration now and then, and more rarely at the machine: nvidia-smi may take seconds.
+async fn look_forever(watcher: &mut Watcher, identity: &Identity, ip: &str, known: &watch::Sender<Facts>) {
+    loop {
+        let facts = register::gather(ip).await;
+        known.send_if_modified(|before| {
+            let changed = *before != facts;
+            *before = facts;
+            changed
+        });
+        for _ in 0..LOOKS_PER_INVENTORY {
+            tokio::time::sleep(LOOK_EVERY).await;
+            watcher.look(identity).await;
+        }
     }
 }

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         // One thread for the network is plenty, and the smallest.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(2)
+            .max_blocking_threads(4)
             .thread_keep_alive(std::time::Duration::from_secs(1))
             .build()
             .map_err(|error| format!("no runtime: {error}"))?;

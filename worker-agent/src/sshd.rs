@@ -22,7 +22,7 @@ const TOOL_MAX: Duration = Duration::from_secs(20);
 pub struct Sshd {
     config_dir: PathBuf,
     pid_file: PathBuf,
-    /// Holds what sshd was told last: a crash between writing and telling is made good.
+    /// Holds the snippet that sshd was told to read: a crash between writing and telling is made good.
     told_file: PathBuf,
 }
 
@@ -63,10 +63,10 @@ impl Sshd {
              TrustedUserCAKeys {}\n",
             self.ca_file().display()
         );
-        let wanted = format!("{snippet}{ca_text}");
         let is = |path: &Path, text: &str| fs::read_to_string(path).is_ok_and(|found| found == text);
         let written = is(&self.ca_file(), &ca_text) && is(&self.snippet_file(), &snippet);
-        if written && is(&self.told_file, &wanted) {
+        let told = is(&self.told_file, &snippet);
+        if written && told {
             return Ok(false);
         }
         if !written {
@@ -83,9 +83,12 @@ impl Sshd {
                 });
             }
         }
-        self.reload()?;
-        write_whole(&self.told_file, &self.told_file.with_extension("new"), &wanted, 0o600)
-            .map_err(|error| format!("{} cannot be written: {error}", self.told_file.display()))?;
+        // The file of authorities is read with each login; only that it is to be read must be told.
+        if !told {
+            self.reload()?;
+            write_whole(&self.told_file, &self.told_file.with_extension("new"), &snippet, 0o600)
+                .map_err(|error| format!("{} cannot be written: {error}", self.told_file.display()))?;
+        }
         Ok(true)
     }
 

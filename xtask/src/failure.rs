@@ -18,6 +18,16 @@ impl Failure {
         Self { what: what.into(), hint: None }
     }
 
+    /// A failure that the reader was told of already.
+    pub const fn told() -> Self {
+        Self { what: String::new(), hint: None }
+    }
+
+    /// Whether the reader was told of it already.
+    pub const fn is_told(&self) -> bool {
+        self.what.is_empty()
+    }
+
     /// What the reader can do about it.
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {

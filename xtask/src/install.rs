@@ -74,8 +74,11 @@ pub fn install_missing(needs: &[Need]) -> Outcome {
         }
         install(&missing.iter().map(|need| need.package).collect::<Vec<_>>())?;
         if let Some(need) = missing.iter().find(|need| !need.is_met()) {
-            return Err(Failure::new(format!("{} was installed, but what it should bring is not there", need.package))
-                .hint(format!("apt-get install --reinstall {}", need.package)));
+            return Err(Failure::new(format!(
+                "{} was installed, but what it should bring is not there",
+                need.package
+            ))
+            .hint(format!("apt-get install --reinstall {}", need.package)));
         }
     }
     Ok(())
@@ -133,7 +136,9 @@ impl<'prefix> NoServices<'prefix> {
         capture(&mut command_of(prefix, &["sh", "-c", &write])?)
             .map_err(failed_to("keep Debian from starting services"))?;
         if Path::new("/run/systemd/system").is_dir() {
-            terminal::note("the packages' own services are not started now; systemd starts them at the next boot");
+            terminal::note(
+                "the packages' own services are not started now; systemd starts them at the next boot",
+            );
             terminal::note("unless you forbid it: systemctl disable ssh mariadb cron atd");
         }
         Ok(Self { prefix, is_ours: true })

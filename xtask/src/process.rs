@@ -124,7 +124,10 @@ mod tests {
     #[test]
     fn a_command_is_shown_as_one_would_type_it() {
         let mut command = Command::new("curl");
-        command.args(["-H", "Authorization: Bearer x", "it's", ""]).env("API", "http://h:1").env("PATH", "/x");
+        command
+            .args(["-H", "Authorization: Bearer x", "it's", ""])
+            .env("API", "http://h:1")
+            .env("PATH", "/x");
         assert_eq!(shown(&command), r"API=http://h:1 curl -H 'Authorization: Bearer x' 'it'\''s' ''");
     }
 

@@ -22,7 +22,8 @@ pub fn root() -> &'static Path {
 pub fn program_directory(profile: &str) -> Outcome<PathBuf> {
     let own = env::current_exe().map_err(failed_to("find xtask's own file"))?;
     let target = own.parent().and_then(Path::parent);
-    let target = target.ok_or_else(|| Failure::new(format!("{} is in no target directory", own.display())))?;
+    let target =
+        target.ok_or_else(|| Failure::new(format!("{} is in no target directory", own.display())))?;
     Ok(target.join(profile))
 }
 

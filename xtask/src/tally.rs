@@ -19,7 +19,8 @@ impl Tally {
     /// Takes one line of output; anything but a result line is passed over.
     pub fn take(&mut self, line: &str) {
         let line = without_colour(line);
-        let Some((_, counts)) = line.trim().strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
+        let Some((_, counts)) =
+            line.trim().strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
         else {
             return;
         };
@@ -48,10 +49,15 @@ impl Tally {
             return Some("no test passed".to_owned());
         }
         if self.ignored > 0 || self.filtered_out > 0 {
-            return Some(format!("{} tests ignored, {} filtered out: none may be", self.ignored, self.filtered_out));
+            return Some(format!(
+                "{} tests ignored, {} filtered out: none may be",
+                self.ignored, self.filtered_out
+            ));
         }
         if !cargo_succeeded && self.failed == 0 {
-            return Some("cargo failed, but no test did: a test program crashed or did not compile".to_owned());
+            return Some(
+                "cargo failed, but no test did: a test program crashed or did not compile".to_owned(),
+            );
         }
         None
     }
@@ -91,7 +97,10 @@ mod tests {
 
     #[test]
     fn what_a_test_prints_is_no_result() {
-        assert_eq!(tally("12 passed; 3 failed\n  result: ok. 5 passed\ntest result of mine: ok"), Tally::default());
+        assert_eq!(
+            tally("12 passed; 3 failed\n  result: ok. 5 passed\ntest result of mine: ok"),
+            Tally::default()
+        );
     }
 
     #[test]
@@ -102,8 +111,12 @@ mod tests {
 
     #[test]
     fn a_run_that_left_tests_out_is_wrong() {
-        assert!(tally("test result: ok. 9 passed; 0 failed; 1 ignored; 0 filtered out").complaint(true).is_some());
-        assert!(tally("test result: ok. 9 passed; 0 failed; 0 ignored; 1 filtered out").complaint(true).is_some());
+        assert!(
+            tally("test result: ok. 9 passed; 0 failed; 1 ignored; 0 filtered out").complaint(true).is_some()
+        );
+        assert!(
+            tally("test result: ok. 9 passed; 0 failed; 0 ignored; 1 filtered out").complaint(true).is_some()
+        );
     }
 
     #[test]

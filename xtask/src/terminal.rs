@@ -81,6 +81,7 @@ pub struct Waiting {
     since: Instant,
     frame: usize,
     dots: u64,
+    is_line_open: bool,
     moving: bool,
 }
 
@@ -89,7 +90,14 @@ const FRAMES: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "�
 impl Waiting {
     /// Begins to wait for `what`.
     pub fn begin(what: &str) -> Self {
-        Self { what: what.to_owned(), since: Instant::now(), frame: 0, dots: 0, moving: is_terminal() }
+        Self {
+            what: what.to_owned(),
+            since: Instant::now(),
+            frame: 0,
+            dots: 0,
+            is_line_open: false,
+            moving: is_terminal(),
+        }
     }
 
     /// How long it has been.
@@ -106,8 +114,9 @@ impl Waiting {
             let text = format!("{} {}  {time}  {state}", FRAMES[self.frame], self.what);
             self.write(&format!("\r\x1b[K{}", styled(DIM, &cut(&text, 100))));
         } else if elapsed.as_secs() > self.dots {
-            if self.dots == 0 {
+            if !self.is_line_open {
                 self.write(&format!("  {} ", self.what));
+                self.is_line_open = true;
             }
             self.dots = elapsed.as_secs();
             self.write(".");
@@ -128,10 +137,12 @@ impl Waiting {
     fn end_line(&mut self) {
         if self.moving {
             self.write("\r\x1b[K");
-        } else if self.dots > 0 {
-            self.write("\n");
-            // The next dot comes with the next second, after the words again.
-            self.dots = 0;
+        } else if self.is_line_open {
+            self.write(
+                "
+",
+            );
+            self.is_line_open = false;
         }
     }
 }
@@ -148,9 +159,14 @@ mod tests {
 
     #[test]
     fn times_are_shown_in_the_unit_that_suits_them() {
-        for (milliseconds, text) in
-            [(0, "0 ms"), (43, "43 ms"), (999, "999 ms"), (1940, "1.9 s"), (59_960, "1 min 0 s"), (125_000, "2 min 5 s")]
-        {
+        for (milliseconds, text) in [
+            (0, "0 ms"),
+            (43, "43 ms"),
+            (999, "999 ms"),
+            (1940, "1.9 s"),
+            (59_960, "1 min 0 s"),
+            (125_000, "2 min 5 s"),
+        ] {
             assert_eq!(seconds(Duration::from_millis(milliseconds)), text);
         }
     }

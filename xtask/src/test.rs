@@ -17,6 +17,9 @@ use std::{
 /// Where the tests find `orion` and `orion-agent`.
 const BIN_DIR: &str = "ORION_BIN_DIR";
 
+/// Why the tests cannot run as anybody else.
+const WHY_ROOT: &str = "making namespaces, accounts and networks, as the tests do,";
+
 /// Variables that a test program run by `sudo` still needs.
 const KEPT: [&str; 7] =
     [BIN_DIR, "PATH", "HOME", "RUST_BACKTRACE", "RUST_LOG", "CARGO_MANIFEST_DIR", "LD_LIBRARY_PATH"];
@@ -26,6 +29,7 @@ const KEPT: [&str; 7] =
 /// # Errors
 /// When something cannot be installed or built, when a test fails, or when any was left out.
 pub fn test() -> Outcome {
+    check_root()?;
     let mut phases = Phases::default();
     phases.time("install", || {
         install::install_missing(install::TESTS)?;
@@ -33,6 +37,14 @@ pub fn test() -> Outcome {
     })?;
     let outcome = build_and_run(&mut phases);
     finish(&phases, outcome)
+}
+
+/// Says at once, not after the build, that the tests could not run.
+///
+/// # Errors
+/// When we are not root and there is no sudo.
+pub fn check_root() -> Outcome {
+    process::root_prefix(WHY_ROOT, &KEPT).map(drop)
 }
 
 /// How long each phase took.
@@ -79,22 +91,36 @@ pub fn finish(phases: &Phases, outcome: Outcome<(Tally, bool)>) -> Outcome {
     terminal::heading("Summary");
     terminal::note(&phases.line());
     let (tally, succeeded) = outcome?;
-    let complaint = tally.complaint(succeeded);
-    if let Some(complaint) = &complaint {
+    let verdict = Verdict::new(tally, succeeded);
+    if let Some(complaint) = &verdict.complaint {
         terminal::bad(complaint);
     }
-    // Of a test program that crashed nobody knows how many would have failed: at least one.
-    let failed = tally.failed.max(u64::from(!succeeded));
-    terminal::line(&format!("{} passed, {failed} failed", tally.passed));
-    match complaint.is_none() && failed == 0 {
-        true => Ok(()),
-        false => Err(Failure::new(complaint.unwrap_or_else(|| format!("{failed} tests failed")))),
+    terminal::line(&verdict.counts);
+    if verdict.complaint.is_some() { Err(Failure::told()) } else { Ok(()) }
+}
+
+/// What a test run comes to.
+struct Verdict {
+    counts: String,
+    complaint: Option<String>,
+}
+
+impl Verdict {
+    fn new(tally: Tally, cargo_succeeded: bool) -> Self {
+        // Of a test program that crashed nobody knows how many would have failed: at least one.
+        let failed = tally.failed.max(u64::from(!cargo_succeeded));
+        let complaint = tally.complaint(cargo_succeeded);
+        Self {
+            counts: format!("{} passed, {failed} failed", tally.passed),
+            complaint: complaint
+                .or_else(|| (failed > 0).then(|| format!("{failed} tests failed, see above"))),
+        }
     }
 }
 
 /// cargo, in the repository.
 pub fn cargo(words: &[&str]) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = Command::new("cargo");
     command.args(words).current_dir(repo::root());
     command
 }
@@ -103,7 +129,7 @@ fn run_tests() -> Outcome<(Tally, bool)> {
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
     command.env(BIN_DIR, repo::program_directory("debug")?);
     // The tests make namespaces, accounts and networks. cargo stays who it is, only the tests are root's.
-    let prefix = process::root_prefix("running the tests", &KEPT)?;
+    let prefix = process::root_prefix(WHY_ROOT, &KEPT)?;
     if !prefix.is_empty() {
         command.env(runner_variable()?, prefix.join(" "));
     }
@@ -143,11 +169,15 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_failed_is_reported_as_failed_even_without_a_failed_test() {
+    fn a_run_that_failed_counts_as_failed_even_without_a_failed_test() {
         let tally = Tally { passed: 3, ..Tally::default() };
-        assert!(finish(&Phases::default(), Ok((tally, false))).is_err());
-        assert!(finish(&Phases::default(), Ok((tally, true))).is_ok());
-        assert!(finish(&Phases::default(), Ok((Tally { failed: 1, ..tally }, true))).is_err());
+        let verdict = |tally, succeeded| {
+            let verdict = Verdict::new(tally, succeeded);
+            (verdict.counts, verdict.complaint.is_none())
+        };
+        assert_eq!(verdict(tally, true), ("3 passed, 0 failed".to_owned(), true));
+        assert_eq!(verdict(tally, false), ("3 passed, 1 failed".to_owned(), false));
+        assert_eq!(verdict(Tally { failed: 2, ..tally }, false), ("3 passed, 2 failed".to_owned(), false));
     }
 
     #[test]

@@ -22,6 +22,19 @@ use zeroize::Zeroizing;
 /// How long a key is kept where no lease says otherwise, and how long after a lease's end.
 pub const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 
+/// The raw key of a request.
+///
+/// # Errors
+/// 400 for a key that is empty, longer than 255 characters, or not printable ASCII.
+pub fn raw_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let raw = value.to_str().map(str::trim).unwrap_or_default();
+    if raw.is_empty() || raw.len() > 255 {
+        return Err(ApiError::bad_request("Idempotency-Key: has 1 to 255 printable ASCII characters"));
+    }
+    Ok(Some(raw))
+}
+
 /// A request that carries an idempotency key.
 pub struct Idempotent {
     scope: String,
@@ -42,11 +55,7 @@ impl Idempotent {
         body: &Value,
         master: &MasterKey,
     ) -> Result<Option<Self>, ApiError> {
-        let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-        let raw = value.to_str().map(str::trim).unwrap_or_default();
-        if raw.is_empty() || raw.len() > 255 {
-            return Err(ApiError::bad_request("Idempotency-Key: has 1 to 255 printable ASCII characters"));
-        }
+        let Some(raw) = raw_key(headers)? else { return Ok(None) };
         let caller = caller.map_or_else(|| "anyone".to_owned(), |user| format!("user {user}"));
         Ok(Some(Self {
             scope: format!("{route} {caller}"),

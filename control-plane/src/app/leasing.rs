@@ -99,6 +99,7 @@ impl App {
         let length = Hours::new(hours, self.config.lease_hours_max)
             .map_err(|rule| ApiError::field("additional_hours", rule))?
             .duration();
+        self.check_clock()?;
         let row = self.find_lease(who, which).await?;
         let app = self.clone();
         self.to_its_end(async move { app.extend_by(row.lease.id, length).await }).await

@@ -12,7 +12,7 @@ use orion_domain::{
     node::{Health, LinkState, Node},
 };
 use orion_fleet::REPLICA_BEAT_EVERY;
-use orion_store::StoreError;
+use orion_store::{Cas, StoreError};
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
@@ -50,7 +50,12 @@ impl Links {
 
     /// Whether one more link may be opened.
     pub fn has_room(&self) -> bool {
-        self.locked().len() < self.most
+        self.count() < self.most
+    }
+
+    /// How many links this replica holds.
+    pub fn count(&self) -> usize {
+        self.locked().len()
     }
 
     /// Tells a node's agent to register again.
@@ -80,17 +85,23 @@ impl App {
     /// Serves one link until it ends.
     pub async fn serve_link(&self, node: Node, mut socket: WebSocket) {
         let (down, mut queue) = mpsc::channel(QUEUE_MAX);
-        // Epochs grow with time; a late word of an older link is ignored by the store.
-        let epoch = self.now().as_micros();
         let id = node.id;
-        if let Err(error) = self.set_link(id, epoch, LinkState::Up).await {
-            tracing::warn!(node = %id, %error, "a link could not be recorded; the agent will dial again");
-            return;
-        }
+        // The store gives each link an epoch that grows, and ignores a late word of an older one.
+        let epoch = match self.store.open_link(id, &self.fleet.config.holder, self.now()).await {
+            Ok(Cas::Done((_, epoch))) => epoch,
+            Ok(Cas::Stale | Cas::Gone) => {
+                let _ = send(&mut socket, &ToAgent::RegisterAgain).await;
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(node = %id, %error, "a link could not be recorded; the agent will dial again");
+                return;
+            }
+        };
         self.links.locked().insert(id, Link { epoch, down, pushed_version: -1 });
         self.fleet.nudge.all();
         let silence_max = BEAT_EVERY * BEATS_MISSED_MAX + Duration::from_secs(1);
-        let mut sshd_seen = node.agent_sees_sshd;
+        let mut sshd_seen = None;
         let ended = loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => break None,
@@ -126,7 +137,7 @@ impl App {
         // A replica that stops does not say that its links are lost: its silence says that they are unknown.
         if let (Some(why), true) = (ended, newest) {
             tracing::info!(node = %id, why, "the agent's link is lost");
-            while let Err(error) = self.set_link(id, epoch, LinkState::Lost).await {
+            while let Err(error) = self.lose_link(id, epoch).await {
                 tracing::warn!(node = %id, %error, "a lost link could not be recorded; trying again");
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
@@ -134,9 +145,9 @@ impl App {
         }
     }
 
-    async fn set_link(&self, node: NodeId, epoch: i64, state: LinkState) -> Result<(), StoreError> {
+    async fn lose_link(&self, node: NodeId, epoch: i64) -> Result<(), StoreError> {
         let replica = &self.fleet.config.holder;
-        self.store.link_changed(node, epoch, replica, state, self.now()).await.map(drop)
+        self.store.link_changed(node, epoch, replica, LinkState::Lost, self.now()).await.map(drop)
     }
 
     async fn hear(

@@ -73,6 +73,19 @@ impl App {
         self.fleet.now()
     }
 
+    /// Refuses work on nodes while this machine's clock is off: deadlines would be wrong.
+    ///
+    /// # Errors
+    /// 503
+    pub fn check_clock(&self) -> Result<(), crate::error::ApiError> {
+        if self.fleet.may_claim() {
+            return Ok(());
+        }
+        Err(crate::error::ApiError::unavailable(
+            "this server's clock differs from the database's; an operator has to set it",
+        ))
+    }
+
     /// Runs `work` to its end even if the client that asked for it goes away.
     ///
     /// # Errors

@@ -51,6 +51,7 @@ impl App {
         body: RegisterBody,
         canonical_body: &str,
         token: Option<Secret>,
+        key: Option<&str>,
     ) -> Result<Registered, ApiError> {
         let Some(token) = token else {
             return Err(ApiError::unauthorized(
@@ -72,9 +73,17 @@ impl App {
             .iter()
             .map(|tag| tag.parse::<Tag>().map_err(|rule| ApiError::field("tags", rule)))
             .collect::<Result<Vec<_>, _>>()?;
-        let new_node_token = new_token("orion-node");
         let is_node_token = token.expose().starts_with("orion-node_");
         let presented = sha256_hex(token.expose().as_bytes());
+        // Under an idempotency key the node's token follows from the key: a worker that lost the reply gets the
+        // same one again, and nothing need be kept for it.
+        let new_node_token = match key {
+            Some(key) => {
+                let salt = format!("{presented} {key}");
+                self.config.master_key.derive_token("orion-node", "node-token", salt.as_bytes())
+            }
+            None => new_token("orion-node"),
+        };
         let request = RegisterNode {
             hostname: body.hostname.parse::<Hostname>().map_err(|rule| ApiError::field("hostname", rule))?,
             addr: body.ip.parse::<HostAddr>().map_err(|rule| ApiError::field("ip", rule))?,
@@ -107,7 +116,15 @@ impl App {
             RegisterOutcome::Updated(node) => {
                 Ok(Registered { created: false, node: node.id, node_token: None })
             }
-            RegisterOutcome::Same(node) => Ok(Registered { created: false, node, node_token: None }),
+            RegisterOutcome::Same(node) => {
+                let again = self.is_token_of(node, &request.new_node_token_sha256).await?;
+                Ok(Registered { created: again, node, node_token: again.then_some(new_node_token) })
+            }
+            RegisterOutcome::Conflict { node, .. }
+                if self.is_token_of(node, &request.new_node_token_sha256).await? =>
+            {
+                Err(ApiError::key_reused())
+            }
             RegisterOutcome::Conflict { what, node } => Err(ApiError::conflict(
                 "node_known",
                 format!("node {node} has this {what} already; only its own node token can change it"),
@@ -121,6 +138,10 @@ impl App {
             )
             .with("forgotten", true)),
         }
+    }
+
+    async fn is_token_of(&self, node: NodeId, sha256: &str) -> Result<bool, ApiError> {
+        Ok(self.store.node_by_token_sha256(sha256).await?.is_some_and(|known| known.id == node))
     }
 
     /// Accepts the host key that was seen at a pending node.

@@ -114,6 +114,7 @@ impl App {
         request: RentRequest,
         key: Option<Idempotent>,
     ) -> Result<Vec<RentalTicket>, ApiError> {
+        self.check_clock()?;
         let app = self.clone();
         self.to_its_end(async move { app.rent_to_the_end(user, username, request, key).await }).await
     }

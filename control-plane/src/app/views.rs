@@ -261,7 +261,7 @@ impl NodeView {
             gpus: node.facts.gpus,
             tags: node.tags.iter().map(ToString::to_string).collect(),
             lease,
-            admin: viewer.is_none().then(|| NodeAdminView {
+            admin: viewer.is_none().then_some(NodeAdminView {
                 mac: node.facts.mac,
                 agent_version: node.facts.agent_version,
                 host_keys: node.host_keys,

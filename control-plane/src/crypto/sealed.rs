@@ -2,7 +2,10 @@
 //!
 //! XChaCha20-Poly1305 under keys that HKDF-SHA-256 derives from the master key, one per purpose.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use chacha20poly1305::{
     KeyInit, XChaCha20Poly1305, XNonce,
     aead::{Aead, Payload},
@@ -54,6 +57,12 @@ impl MasterKey {
         let key = <[u8; 32]>::try_from(bytes.as_slice())
             .map_err(|_| format!("ORION_MASTER_KEY has {} bytes, not 32; {hint}", bytes.len()))?;
         Ok(Self(Zeroizing::new(key)))
+    }
+
+    /// A token of 256 bits that is the same for the same `purpose` and `salt`, and unknown without this key.
+    pub fn derive_token(&self, prefix: &str, purpose: &str, salt: &[u8]) -> Secret {
+        let key = self.derive(purpose, salt);
+        Secret::new(format!("{prefix}_{}", URL_SAFE_NO_PAD.encode(key.0.as_slice())))
     }
 
     /// The sealing key for `purpose`; `salt` is a further secret (a raw idempotency key) or empty.

@@ -3,6 +3,7 @@
 use super::{Body, parse_id};
 use crate::{
     App,
+    app::idempotency::Idempotent,
     auth::Admin,
     crypto::{new_token, sha256_hex},
     error::ApiError,
@@ -10,9 +11,10 @@ use crate::{
 use axum::{
     Json,
     extract::{Path, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
 };
 use orion_domain::NodeId;
+use orion_store::Cas;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -29,8 +31,11 @@ pub struct TokenBody {
 pub async fn create_token(
     State(app): State<App>,
     Admin(who): Admin,
+    headers: HeaderMap,
     body: Body<TokenBody>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let master = &app.config.master_key;
+    let key = Idempotent::read(&headers, "join-token", Some(who.user), &body.canonical, master)?;
     let TokenBody { note, expires_hours, uses } = body.parsed;
     let note = note.unwrap_or_default();
     if note.chars().count() > 200 {
@@ -58,10 +63,21 @@ pub async fn create_token(
                 .ok_or_else(|| ApiError::field("uses", format!("must be at least 1, not {uses}")))?,
         ),
     };
-    let token = new_token("orion-join");
+    let token = match &key {
+        Some(key) => {
+            if let Some(earlier) = app.store.idem_begin(&key.row(None, None, now), now).await? {
+                key.check_body(&earlier)?;
+            }
+            // The token follows from the key: the same request makes the same one, also after a crash.
+            let salt = format!("{} {}", key.scope(), key.sha256());
+            master.derive_token("orion-join", "join-token", salt.as_bytes())
+        }
+        None => new_token("orion-join"),
+    };
     let sha256 = sha256_hex(token.expose().as_bytes());
-    let id = app.store.create_join_token(&sha256, &note, Some(who.user), expires_at, uses, now).await?;
-    let reply = json!({ "id": id, "token": token.expose(), "expires_at": expires_at, "uses": uses });
+    let made = app.store.create_join_token(&sha256, &note, Some(who.user), expires_at, uses, now).await?;
+    let reply =
+        json!({ "id": made.id, "token": token.expose(), "expires_at": made.expires_at, "uses": uses });
     Ok((StatusCode::CREATED, Json(reply)))
 }
 
@@ -81,6 +97,22 @@ pub async fn accept_key(
     let id: NodeId = parse_id(&id, "node")?;
     app.accept_key(id, &body.parsed.fingerprint).await?;
     Ok(Json(json!({ "message": "Host key accepted", "node_id": id })))
+}
+
+/// `POST /api/admin/nodes/{id}/quarantine/lift`: the node is reconciled, and then offered again.
+pub async fn lift_quarantine(
+    State(app): State<App>,
+    Admin(_): Admin,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let id: NodeId = parse_id(&id, "node")?;
+    let lifted = app.store.lift_quarantine(id, app.now()).await?;
+    app.fleet.nudge.all();
+    match lifted {
+        Cas::Done(_) => Ok(Json(json!({ "message": "Quarantine lifted", "node_id": id }))),
+        Cas::Stale => Err(ApiError::conflict("not_quarantined", format!("node {id} is not in quarantine"))),
+        Cas::Gone => Err(ApiError::not_found(format!("there is no node {id}"))),
+    }
 }
 
 /// `POST /api/reset`

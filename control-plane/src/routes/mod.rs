@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod admin;
 pub mod events;
 pub mod health;
+pub mod metrics;
 pub mod nodes;
 pub mod rentals;
 pub mod workers;
@@ -43,19 +44,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 }
 
 fn refusal(rejection: JsonRejection) -> ApiError {
-    match &rejection {
-        JsonRejection::MissingJsonContentType(_) => {
-            ApiError::bad_request("the body must be JSON; send `Content-Type: application/json`")
-        }
-        JsonRejection::JsonSyntaxError(error) => {
-            ApiError::bad_request(format!("the body is no JSON: {error}"))
-        }
-        JsonRejection::JsonDataError(error) => ApiError::bad_request(error.to_string()),
-        other if other.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            ApiError::bad_request("the body is too large").with("too_large", true)
-        }
-        other => ApiError::bad_request(other.to_string()),
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        return ApiError::too_large();
     }
+    if matches!(rejection, JsonRejection::MissingJsonContentType(_)) {
+        return ApiError::bad_request("the body must be JSON; send `Content-Type: application/json`");
+    }
+    ApiError::bad_request(format!("the body is no JSON: {}", rejection.body_text()))
 }
 
 /// Query parameters of a list.

@@ -1,7 +1,13 @@
 //! `/api/workers/register` and `/api/workers/link`: what agents call.
 
 use super::Body;
-use crate::{App, app::registration::RegisterBody, auth::bearer, crypto::sha256_hex, error::ApiError};
+use crate::{
+    App,
+    app::{idempotency::raw_key, registration::RegisterBody},
+    auth::bearer,
+    crypto::sha256_hex,
+    error::ApiError,
+};
 use axum::{
     Json,
     extract::{State, WebSocketUpgrade},
@@ -20,7 +26,8 @@ pub async fn register(
     body: Body<RegisterBody>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let canonical = body.canonical.to_string();
-    let registered = app.register_worker(body.parsed, &canonical, bearer(&headers)).await?;
+    let registered =
+        app.register_worker(body.parsed, &canonical, bearer(&headers), raw_key(&headers)?).await?;
     let (status, message) = if registered.created {
         (StatusCode::CREATED, "Worker registered")
     } else {

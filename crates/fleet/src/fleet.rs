@@ -4,7 +4,13 @@ use crate::{Nudge, playbook::Playbooks};
 use orion_domain::{Clock, Timestamp, agent::DEADLINE_GRACE_S, node::Node};
 use orion_ssh::{HostKey, Pool, Target};
 use orion_store::Store;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 /// How often a process says in the database that it lives.
 pub const REPLICA_BEAT_EVERY: Duration = Duration::from_secs(2);
@@ -63,12 +69,19 @@ pub struct Parts {
     pub config: FleetConfig,
     /// Wakes the loops of this process.
     pub nudge: Nudge,
+    /// Whether this machine's clock is too far off the database's to take claims.
+    pub clock_is_off: AtomicBool,
 }
 
 impl Fleet {
     /// Bundles `parts`.
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(parts))
+    }
+
+    /// Whether this process may take claims: its clock agrees with the database's.
+    pub fn may_claim(&self) -> bool {
+        !self.0.clock_is_off.load(Ordering::Relaxed)
     }
 
     /// The current time.

@@ -28,9 +28,8 @@ pub(crate) fn node_claim(record: NodeRecord, token: String, lease: Option<&Lease
     let epoch = u64::try_from(record.epoch).unwrap_or(0);
     let node = Node::try_from(record)?;
     let wants = lease.filter(|lease| lease.state.wants_account_on() == Some(node.id));
-    let retiring = lease.filter(
-        |lease| matches!(&lease.state, LeaseState::Releasing { node: held, .. } if *held == node.id),
-    );
+    let retiring = lease
+        .filter(|lease| matches!(&lease.state, LeaseState::Releasing { node: held, .. } if *held == node.id));
     Ok(NodeClaim {
         token,
         epoch,
@@ -98,8 +97,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<NodeClaim>, StoreError> {
         let token = new_ulid(now);
-        let claim =
-            transaction!(&self.db, |tx| { tx.claim(id, (holder, &token, ttl), "", now).await })?;
+        let claim = transaction!(&self.db, |tx| { tx.claim(id, (holder, &token, ttl), "", now).await })?;
         Ok(claim)
     }
 

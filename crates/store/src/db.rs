@@ -8,7 +8,7 @@ use crate::{
     model::StoreConfig,
 };
 use sqlx::{
-    Connection, Encode, Executor, FromRow, MySql, Sqlite, SqlSafeStr, SqlStr, Type,
+    Connection, Encode, Executor, FromRow, MySql, SqlSafeStr, SqlStr, Sqlite, Type,
     mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool, MySqlPoolOptions, MySqlRow},
     pool::PoolConnection,
     query::Query,
@@ -34,81 +34,7 @@ const ACQUIRE_MAX: Duration = Duration::from_secs(1);
 /// Readers of SQLite; there is one writer.
 const SQLITE_READERS: u32 = 4;
 
-/// A value to bind.
-#[derive(Clone, Debug)]
-pub(crate) enum Val {
-    Null,
-    Int(i64),
-    Text(String),
-    Bytes(Vec<u8>),
-}
-
-impl From<i64> for Val {
-    fn from(value: i64) -> Self {
-        Self::Int(value)
-    }
-}
-impl From<u32> for Val {
-    fn from(value: u32) -> Self {
-        Self::Int(i64::from(value))
-    }
-}
-impl From<bool> for Val {
-    fn from(value: bool) -> Self {
-        Self::Int(i64::from(value))
-    }
-}
-impl From<&str> for Val {
-    fn from(value: &str) -> Self {
-        Self::Text(value.into())
-    }
-}
-impl From<String> for Val {
-    fn from(value: String) -> Self {
-        Self::Text(value)
-    }
-}
-impl From<&String> for Val {
-    fn from(value: &String) -> Self {
-        Self::Text(value.clone())
-    }
-}
-impl From<&[u8]> for Val {
-    fn from(value: &[u8]) -> Self {
-        Self::Bytes(value.into())
-    }
-}
-impl From<orion_domain::Timestamp> for Val {
-    fn from(value: orion_domain::Timestamp) -> Self {
-        Self::Int(value.as_micros())
-    }
-}
-impl From<orion_domain::NodeId> for Val {
-    fn from(value: orion_domain::NodeId) -> Self {
-        Self::Int(value.0)
-    }
-}
-impl From<orion_domain::LeaseId> for Val {
-    fn from(value: orion_domain::LeaseId) -> Self {
-        Self::Int(value.0)
-    }
-}
-impl From<orion_domain::UserId> for Val {
-    fn from(value: orion_domain::UserId) -> Self {
-        Self::Int(value.0)
-    }
-}
-impl<T: Into<Val>> From<Option<T>> for Val {
-    fn from(value: Option<T>) -> Self {
-        value.map_or(Self::Null, Into::into)
-    }
-}
-
-/// A list of values to bind, of any types.
-macro_rules! vals {
-    ($($value:expr),* $(,)?) => { vec![$($crate::db::Val::from($value)),*] };
-}
-pub(crate) use vals;
+pub(crate) use crate::values::{Val, vals};
 
 /// A row type that reads from both databases.
 pub(crate) trait Record:
@@ -280,12 +206,14 @@ impl Db {
         match self {
             Self::Lite { readers, .. } => {
                 let mut held = held(readers).await?;
-                let rows = settled(limited(bound::<Sqlite>(sql, values).fetch_all(held.get()?)).await, &mut held)?;
+                let rows =
+                    settled(limited(bound::<Sqlite>(sql, values).fetch_all(held.get()?)).await, &mut held)?;
                 rows.iter().map(T::from_row).collect::<std::result::Result<_, _>>().map_err(Fault::from)
             }
             Self::Maria(hosts) => {
                 let mut held = held(hosts.pool()).await?;
-                let rows = settled(limited(bound::<MySql>(sql, values).fetch_all(held.get()?)).await, &mut held)?;
+                let rows =
+                    settled(limited(bound::<MySql>(sql, values).fetch_all(held.get()?)).await, &mut held)?;
                 rows.iter().map(T::from_row).collect::<std::result::Result<_, _>>().map_err(Fault::from)
             }
         }

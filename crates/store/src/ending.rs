@@ -172,12 +172,7 @@ async fn end_batch(
     Ok(ended)
 }
 
-async fn write_extension(
-    tx: &mut Tx,
-    mut lease: Lease,
-    until: Timestamp,
-    now: Timestamp,
-) -> Result<Lease> {
+async fn write_extension(tx: &mut Tx, mut lease: Lease, until: Timestamp, now: Timestamp) -> Result<Lease> {
     let Some(node) = lease.state.occupies() else {
         return Err(Fault::Retry(format!("lease {} has no node", lease.id)));
     };

@@ -30,9 +30,7 @@ pub(crate) fn new_ulid(now: Timestamp) -> String {
 }
 
 fn event_sql(rest: &str) -> AssertSqlSafe<String> {
-    AssertSqlSafe(format!(
-        "SELECT id, uid, at, kind, lease_id, node_id, user_id, data FROM events {rest}"
-    ))
+    AssertSqlSafe(format!("SELECT id, uid, at, kind, lease_id, node_id, user_id, data FROM events {rest}"))
 }
 
 impl Tx {
@@ -49,7 +47,8 @@ impl Tx {
             let data = json(&event.data)?;
             values.extend(vals![uid, now, event.kind, event.lease, event.node, event.user, data]);
         }
-        let sql = format!("INSERT INTO events (uid, at, kind, lease_id, node_id, user_id, data) VALUES {places}");
+        let sql =
+            format!("INSERT INTO events (uid, at, kind, lease_id, node_id, user_id, data) VALUES {places}");
         self.exec(AssertSqlSafe(sql), values).await?;
         Ok(())
     }

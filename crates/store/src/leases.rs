@@ -137,7 +137,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        let sql = "SELECT MIN(leased_until) FROM leases WHERE state IN ('provisioning', 'active', 'migrating')";
+        let sql =
+            "SELECT MIN(leased_until) FROM leases WHERE state IN ('provisioning', 'active', 'migrating')";
         let row = self.db.one::<(Option<i64>,)>(sql, vec![]).await?;
         Ok(row.and_then(|(at,)| at).map(Timestamp::from_micros))
     }

@@ -21,9 +21,11 @@ mod db;
 mod ending;
 mod error;
 mod events;
+mod forget;
 mod health;
 mod idempotency;
 mod leases;
+mod links;
 mod migrate;
 mod model;
 mod moves;
@@ -33,12 +35,15 @@ mod reconcile;
 mod registration;
 mod rows;
 mod settings;
+mod tally;
 mod transitions;
 mod users;
+mod values;
 
 pub use error::{Cas, StoreError};
 pub use events::EventTail;
 pub use model::*;
+pub use tally::NodeTally;
 
 use attempts::transaction;
 use db::Db;

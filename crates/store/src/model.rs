@@ -142,7 +142,7 @@ pub enum RegisterOutcome {
 
 /// A node's row under a short claim: what its holder has to do there, and how it proves later that it
 /// still holds it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeClaim {
     /// The node as it is under the claim.
     pub node: Node,
@@ -262,7 +262,7 @@ pub struct PlaceRequest {
 }
 
 /// A lease on its node, and the claim under which it is provisioned.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// The lease.
     pub lease: Lease,
@@ -271,7 +271,7 @@ pub struct Placement {
 }
 
 /// What came of [`PlaceRequest`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlaceOutcome {
     /// All of them.
     Placed(Vec<Placement>),
@@ -333,7 +333,8 @@ pub struct MoveRequest<'a> {
 }
 
 /// What came of [`MoveRequest`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one is made at a time, and used at once")]
 pub enum MoveOutcome {
     /// It has a new node.
     Placed(Placement),

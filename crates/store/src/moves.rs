@@ -77,14 +77,7 @@ async fn leave_old(tx: &mut Tx, lease: &Lease, request: &MoveRequest<'_>, leaves
                desired_version = desired_version + ?, claimed_by = NULL, claim_token = NULL, \
                claimed_until = NULL, quarantine = COALESCE(?, quarantine), version = version + 1, \
                changed_at = ? WHERE id = ? AND lease_id = ?";
-    let values = vals![
-        leaves,
-        i64::from(leaves),
-        refused.clone(),
-        request.now,
-        request.away_from,
-        lease.id
-    ];
+    let values = vals![leaves, i64::from(leaves), refused.clone(), request.now, request.away_from, lease.id];
     if tx.exec(sql, values).await? == 0 {
         return Err(Fault::Retry(format!("lease {} left its node meanwhile", lease.id)));
     }

@@ -1,18 +1,17 @@
 //! Nodes: reading them, and the writes that change one node alone.
 //!
-//! Registration, health and claims have modules of their own.
+//! Registration, health, links, claims and forgetting have modules of their own.
 
 use crate::{
     Store,
     attempts::{Tx, transaction},
     db::{Val, vals},
     error::{Cas, Fault, Result, StoreError},
-    model::Forgotten,
     rows::{NodeRecord, clip, each, json, node_sql},
 };
 use orion_domain::{
     NodeId, Timestamp,
-    node::{Admission, Facts, LinkState, Node},
+    node::{Facts, Node},
 };
 use serde_json::json;
 use sqlx::AssertSqlSafe;
@@ -338,126 +337,6 @@ impl Store {
         })
         .await
     }
-
-    /// The agent's link changed. `Stale` when `link_epoch` is older than the last one that was written: a
-    /// late word about an older connection.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn link_changed(
-        &self,
-        id: NodeId,
-        link_epoch: i64,
-        replica: &str,
-        link: LinkState,
-        now: Timestamp,
-    ) -> Result<Cas<Node>, StoreError> {
-        let kind = match link {
-            LinkState::None => "node.link_none",
-            LinkState::Up => "node.link_up",
-            LinkState::Lost => "node.link_lost",
-        };
-        self.node_write(id, now, || NodeChange {
-            sets: "agent_sees_sshd = NULL, link_since = CASE WHEN link = ? THEN link_since ELSE ? END, \
-                   link = ?, link_replica = ?, link_epoch = ?",
-            values: vals![link.as_str(), now, link.as_str(), replica, link_epoch],
-            guard: "AND link_epoch <= ?",
-            guard_values: vals![link_epoch],
-            event: Some((kind, json!({ "replica": replica, "link_epoch": link_epoch }))),
-        })
-        .await
-    }
-
-    /// What the agent says of its own sshd. `Stale` when it said so before.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn set_agent_sshd(
-        &self,
-        id: NodeId,
-        sees: Option<bool>,
-        now: Timestamp,
-    ) -> Result<Cas<Node>, StoreError> {
-        let guard = if sees.is_some() {
-            "AND (agent_sees_sshd IS NULL OR agent_sees_sshd <> ?)"
-        } else {
-            "AND agent_sees_sshd IS NOT NULL"
-        };
-        self.node_write(id, now, || NodeChange {
-            sets: "agent_sees_sshd = ?",
-            values: vals![sees],
-            guard,
-            guard_values: sees.map(Val::from).into_iter().collect(),
-            event: Some(("node.agent_sshd", json!({ "answers": sees }))),
-        })
-        .await
-    }
-
-    /// Forgets the nodes that are clean and free. Their token and host key are remembered, so that their
-    /// agents may register again. The others stay, each with the reason; so do quarantined ones (their
-    /// pinned key is the evidence).
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn forget_clean_nodes(&self, now: Timestamp) -> Result<Forgotten, StoreError> {
-        let mut result = Forgotten::default();
-        for node in self.nodes_all().await? {
-            let why = match why_kept(&node, now) {
-                Some(why) => why,
-                None if self.forget(&node, now).await? => {
-                    result.forgotten.push(node.id);
-                    continue;
-                }
-                None => "it changed just now".into(),
-            };
-            result.kept.push((node.id, node.hostname.to_string(), why));
-        }
-        Ok(result)
-    }
-
-    async fn forget(&self, node: &Node, now: Timestamp) -> Result<bool, StoreError> {
-        let outcome = transaction!(&self.db, |tx| {
-            let Some(record) = tx.node_record(node.id).await? else { return Ok(false) };
-            let sql = "DELETE FROM nodes WHERE id = ? AND version = ?";
-            if tx.exec(sql, vals![node.id, node.version]).await? == 0 {
-                return Ok(false);
-            }
-            for sql in [
-                "DELETE FROM node_tags WHERE node_id = ?",
-                "DELETE FROM node_seen WHERE node_id = ?",
-                "DELETE FROM lease_unfit WHERE node_id = ?",
-            ] {
-                tx.exec(sql, vals![node.id]).await?;
-            }
-            if let (Some(token), Some(key)) = (record.node_token_sha256, record.host_key_fp) {
-                let sql = "INSERT INTO forgotten_nodes (node_token_sha256, host_key_fp, forgotten_at) \
-                           VALUES (?, ?, ?)";
-                tx.exec(sql, vals![token, key, now]).await?;
-            }
-            let data = json!({ "hostname": node.hostname.as_str() });
-            tx.tell_of_node("node.forgotten", node.id, data, now).await?;
-            Ok(true)
-        });
-        Ok(outcome?)
-    }
-}
-
-fn why_kept(node: &Node, now: Timestamp) -> Option<String> {
-    if let Some(lease) = node.lease {
-        return Some(format!("lease {lease} is still on it"));
-    }
-    if let Some(reason) = &node.quarantine {
-        return Some(format!("it is quarantined: {reason}"));
-    }
-    if node.claimed_until.is_some_and(|until| until > now) {
-        return Some("it is being worked on".into());
-    }
-    if node.is_dirty() {
-        let admitted = node.admission == Admission::Admitted;
-        let why = if admitted { node.health.as_str() } else { "not admitted yet" };
-        return Some(format!("it could not be cleaned ({why})"));
-    }
-    None
 }
 
 /// The five columns of the inventory.

@@ -177,11 +177,7 @@ impl Store {
     }
 }
 
-async fn place(
-    db: &Db,
-    tx: &mut Tx,
-    request: &PlaceRequest,
-) -> std::result::Result<Vec<Placement>, GiveUp> {
+async fn place(db: &Db, tx: &mut Tx, request: &PlaceRequest) -> std::result::Result<Vec<Placement>, GiveUp> {
     let now = request.now;
     if let Some(new) = &request.idem
         && let First::No(row) = tx.take_key(new, now).await?
@@ -317,7 +313,8 @@ async fn tell_placed(tx: &mut Tx, placed: &[(Lease, String)], now: Timestamp) ->
 }
 
 async fn with_claims(tx: &mut Tx, placed: Vec<(Lease, String)>) -> Result<Vec<Placement>> {
-    let nodes: Vec<Val> = placed.iter().filter_map(|(lease, _)| lease.state.occupies()).map(Val::from).collect();
+    let nodes: Vec<Val> =
+        placed.iter().filter_map(|(lease, _)| lease.state.occupies()).map(Val::from).collect();
     let sql = node_sql(&format!("WHERE n.id IN ({})", places(nodes.len())));
     let records = tx.all::<NodeRecord>(sql, nodes).await?;
     let mut by_lease: HashMap<i64, NodeRecord> =

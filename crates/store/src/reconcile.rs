@@ -147,7 +147,8 @@ async fn confirm(
     }
     // It is Active already (a new end was applied), or it ends by now: the node stays dirty then.
     if lease.deadline_applied != known {
-        let sql = "UPDATE leases SET deadline_applied = ?, version = version + 1 WHERE id = ? AND version = ?";
+        let sql =
+            "UPDATE leases SET deadline_applied = ?, version = version + 1 WHERE id = ? AND version = ?";
         if tx.exec(sql, vals![lease.deadline_applied, lease.id, lease.version]).await? == 0 {
             return Err(Fault::Retry(format!("lease {} changed meanwhile", lease.id)));
         }

@@ -222,21 +222,23 @@ pub(crate) fn lease_sql(rest: &str) -> AssertSqlSafe<String> {
     ))
 }
 
-/// The columns that hold a lease's state: `(state_reason, node_id, from_node, occupies_node)`; `last` is the
-/// node that an ended lease keeps as its last.
-pub(crate) fn state_columns(
-    state: &LeaseState,
-    last: i64,
-) -> Result<(Option<String>, i64, Option<i64>, Option<i64>), StoreError> {
-    let occupies = state.occupies().map(|node| node.0);
-    let node = occupies.unwrap_or(last);
-    Ok(match state {
-        LeaseState::Provisioning { .. } | LeaseState::Active { .. } => (None, node, None, occupies),
-        LeaseState::Migrating { from, reason, .. } => (Some(reason.clone()), node, Some(from.0), occupies),
-        LeaseState::Releasing { reason, .. } | LeaseState::Ended { reason } => {
-            (Some(json(reason)?), node, None, occupies)
-        }
-    })
+/// The columns that hold a lease's state.
+pub(crate) struct StateColumns {
+    pub state_reason: Option<String>,
+    pub node_id: i64,
+    pub from_node: Option<i64>,
+    pub occupies_node: Option<i64>,
+}
+
+/// `last` is the node that an ended lease keeps as its last.
+pub(crate) fn state_columns(state: &LeaseState, last: i64) -> Result<StateColumns, StoreError> {
+    let occupies_node = state.occupies().map(|node| node.0);
+    let (state_reason, from_node) = match state {
+        LeaseState::Provisioning { .. } | LeaseState::Active { .. } => (None, None),
+        LeaseState::Migrating { from, reason, .. } => (Some(reason.clone()), Some(from.0)),
+        LeaseState::Releasing { reason, .. } | LeaseState::Ended { reason } => (Some(json(reason)?), None),
+    };
+    Ok(StateColumns { state_reason, node_id: occupies_node.unwrap_or(last), from_node, occupies_node })
 }
 
 impl LeaseRecord {
@@ -251,7 +253,8 @@ impl LeaseRecord {
             let node = self.occupies_node.map(NodeId);
             node.ok_or_else(|| check.corrupt(format!("it is {} but occupies no node", self.state)))
         };
-        let end_reason = || check.json::<EndReason>("state_reason", self.state_reason.as_deref().unwrap_or(""));
+        let end_reason =
+            || check.json::<EndReason>("state_reason", self.state_reason.as_deref().unwrap_or(""));
         Ok(match phase {
             Phase::Provisioning => LeaseState::Provisioning { node: node()? },
             Phase::Active => LeaseState::Active { node: node()? },
@@ -441,10 +444,7 @@ impl TryFrom<IdemRecord> for IdemRow {
             })?,
             request_key: row.request_key,
             secrets_sealed: row.secrets_sealed,
-            reply_status: row
-                .reply_status
-                .map(|status| check.number("reply_status", status))
-                .transpose()?,
+            reply_status: row.reply_status.map(|status| check.number("reply_status", status)).transpose()?,
             reply_sealed: row.reply_sealed,
             created_at: at(row.created_at),
         })

@@ -81,7 +81,8 @@ impl Store {
     pub async fn replicas(&self) -> Result<Vec<Replica>, StoreError> {
         let sql = "SELECT name, kind, beat_at FROM replicas ORDER BY name";
         let rows = self.db.all::<(String, String, i64)>(sql, vec![]).await?;
-        let replica = |(name, kind, beat_at)| Replica { name, kind, beat_at: Timestamp::from_micros(beat_at) };
+        let replica =
+            |(name, kind, beat_at)| Replica { name, kind, beat_at: Timestamp::from_micros(beat_at) };
         Ok(rows.into_iter().map(replica).collect())
     }
 

@@ -19,7 +19,12 @@ use orion_domain::{
 pub(crate) type Next = (LeaseState, LeaseEvent);
 
 /// The row of the event log that tells of a lease's transition.
-pub(crate) fn lease_event(lease: &Lease, node: NodeId, event: &LeaseEvent, actor: Option<UserId>) -> NewEvent {
+pub(crate) fn lease_event(
+    lease: &Lease,
+    node: NodeId,
+    event: &LeaseEvent,
+    actor: Option<UserId>,
+) -> NewEvent {
     let mut data = serde_json::to_value(event).unwrap_or_default();
     if let (Some(actor), Some(fields)) = (actor, data.as_object_mut()) {
         fields.insert("actor".into(), actor.0.into());
@@ -51,7 +56,7 @@ impl Tx {
             self.exec(sql, vals![leaves, bump, now, node, old.id]).await?;
         }
         let last = was_on.map_or(0, |node| node.0);
-        let (reason, node_id, from_node, occupies) = state_columns(&state, last)?;
+        let columns = state_columns(&state, last)?;
         let ended = state.phase() == Phase::Ended;
         let sql = "UPDATE leases SET state = ?, state_since = ?, state_reason = ?, node_id = ?, from_node = ?, \
                    occupies_node = ?, live_name = CASE WHEN ? = 1 THEN NULL ELSE live_name END, \
@@ -59,7 +64,8 @@ impl Tx {
                    ended_at = CASE WHEN ? = 1 THEN ? ELSE NULL END, deadline_applied = ?, version = version + 1 \
                    WHERE id = ? AND version = ?";
         let since = if state.phase() == old.state.phase() { old.since } else { now };
-        let mut values = vals![state.phase().as_str(), since, reason, node_id, from_node, occupies];
+        let mut values = vals![state.phase().as_str(), since, columns.state_reason, columns.node_id];
+        values.extend(vals![columns.from_node, columns.occupies_node]);
         // What the old node was told does not hold on another one.
         let deadline_applied = old.deadline_applied.filter(|_| was_on == is_on || ended);
         values.extend(vals![ended, ended, ended, now, deadline_applied, old.id, old.version]);

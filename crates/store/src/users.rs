@@ -12,8 +12,7 @@ use crate::{
 use orion_domain::{Timestamp, TokenId, UserId, names::UnixName};
 use serde_json::json;
 
-const SELECT_USER: &str =
-    "SELECT id, username, password_hash, role, token_generation, created_at FROM users";
+const SELECT_USER: &str = "SELECT id, username, password_hash, role, token_generation, created_at FROM users";
 
 fn told(kind: &'static str, user: UserId, data: serde_json::Value) -> NewEvent {
     NewEvent { kind, lease: None, node: None, user: Some(user), data }
@@ -134,10 +133,11 @@ impl Store {
         })?)
     }
 
-    /// Makes a join token known by its SHA-256 (hex). `uses`: how many nodes it may create.
+    /// Makes a join token known by its SHA-256 (hex), and gives it; if it is known already, gives that one.
+    /// `uses`: how many nodes it may create.
     ///
     /// # Errors
-    /// [`StoreError`]; also when that hash is known already.
+    /// [`StoreError`].
     pub async fn create_join_token(
         &self,
         sha256: &str,
@@ -146,9 +146,13 @@ impl Store {
         expires_at: Option<Timestamp>,
         uses: Option<u32>,
         now: Timestamp,
-    ) -> Result<TokenId, StoreError> {
+    ) -> Result<JoinToken, StoreError> {
         let note: String = note.chars().take(255).collect();
         let outcome = transaction!(&self.db, |tx| {
+            if let Some(known) = tx.token_by_sha256(sha256).await? {
+                tx.abandon();
+                return Ok(JoinToken::from(known));
+            }
             let sql = "INSERT INTO join_tokens (token_sha256, note, created_by, created_at, expires_at, \
                        uses_left) VALUES (?, ?, ?, ?, ?, ?)";
             let id = tx.insert(sql, vals![sha256, &note, created_by, now, expires_at, uses]).await?;
@@ -156,7 +160,8 @@ impl Store {
             let event =
                 NewEvent { kind: "join_token.created", lease: None, node: None, user: created_by, data };
             tx.tell(&[event], now).await?;
-            Ok(TokenId(id))
+            let made = tx.token_by_sha256(sha256).await?;
+            made.map(JoinToken::from).ok_or_else(|| Fault::Retry("a new join token vanished".into()))
         });
         Ok(outcome?)
     }
@@ -200,11 +205,19 @@ pub(crate) enum TokenVerdict {
 }
 
 impl Tx {
-    pub(crate) async fn judge_join_token(&mut self, sha256: Option<&str>, now: Timestamp) -> Result<TokenVerdict> {
-        let Some(sha256) = sha256 else { return Ok(TokenVerdict::Bad) };
+    async fn token_by_sha256(&mut self, sha256: &str) -> Result<Option<TokenRecord>> {
         let sql = "SELECT id, note, created_by, created_at, expires_at, uses_left, revoked \
                    FROM join_tokens WHERE token_sha256 = ?";
-        Ok(match self.one::<TokenRecord>(sql, vals![sha256]).await? {
+        self.one::<TokenRecord>(sql, vals![sha256]).await
+    }
+
+    pub(crate) async fn judge_join_token(
+        &mut self,
+        sha256: Option<&str>,
+        now: Timestamp,
+    ) -> Result<TokenVerdict> {
+        let Some(sha256) = sha256 else { return Ok(TokenVerdict::Bad) };
+        Ok(match self.token_by_sha256(sha256).await? {
             None => TokenVerdict::Bad,
             Some(token) if token.revoked != 0 => TokenVerdict::Bad,
             Some(token) if token.expires_at.is_some_and(|at| at <= now.as_micros()) => TokenVerdict::Bad,

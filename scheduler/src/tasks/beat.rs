@@ -6,6 +6,7 @@ use orion_domain::{Timestamp, brake::BrakeChange};
 use orion_fleet::REPLICA_BEAT_EVERY;
 use orion_store::{NewEvent, StoreError};
 use serde_json::json;
+use std::sync::atomic::Ordering;
 
 /// The setting that shows the brake to the API.
 const BRAKE: &str = "brake";
@@ -47,7 +48,7 @@ async fn live(scheduler: &Scheduler, name: &str) -> Result<(), StoreError> {
             "this machine's clock is off the database's: no claims are taken until it is right"
         );
     }
-    scheduler.fleetwide.set_skewed(skewed);
+    scheduler.fleet.clock_is_off.store(skewed, Ordering::Relaxed);
     store.replica_beat(name, "scheduler", ours).await?;
     scheduler.fleetwide.set_replicas(store.replicas().await?);
     Ok(())

@@ -14,7 +14,7 @@ pub async fn run(scheduler: Scheduler) {
     let mut nudged = scheduler.fleet.nudge.listen();
     loop {
         let fleet = &scheduler.fleet;
-        if scheduler.fleetwide.may_claim() {
+        if scheduler.fleet.may_claim() {
             match fleet.store.due_leases(fleet.now(), AT_ONCE).await {
                 Ok(leases) => {
                     for lease in leases {

@@ -17,7 +17,7 @@ pub async fn run(scheduler: Scheduler) {
     let lanes: Lanes<LeaseId> = Lanes::new(scheduler.config.side_by_side_max);
     let mut nudged = scheduler.fleet.nudge.listen();
     loop {
-        if scheduler.fleetwide.may_claim() {
+        if scheduler.fleet.may_claim() {
             let now = scheduler.fleet.now();
             match scheduler.fleet.store.leases_in(Phase::Migrating, now, AT_ONCE).await {
                 Ok(leases) => {
@@ -77,9 +77,7 @@ async fn migrate(scheduler: &Scheduler, lease: Lease) -> Result<(), StoreError> 
             }
             Ok(())
         }
-        MoveOutcome::NoneFree { .. } => {
-            wait("no other node is free; it takes the first that comes, or its own if that returns").await
-        }
-        MoveOutcome::Stale => Ok(()),
+        // It waits, and says so: it takes the first node that comes, or its own if that returns.
+        MoveOutcome::NoneFree { .. } | MoveOutcome::Stale => Ok(()),
     }
 }

@@ -17,7 +17,7 @@ pub async fn run(scheduler: Scheduler) {
     let lanes: Lanes<NodeId> = Lanes::new(scheduler.config.side_by_side_max);
     let mut nudged = scheduler.fleet.nudge.listen();
     loop {
-        if scheduler.fleetwide.may_claim() {
+        if scheduler.fleet.may_claim() {
             match scheduler.fleet.store.dirty_nodes(scheduler.fleet.now(), AT_ONCE).await {
                 Ok(nodes) => {
                     for id in nodes {

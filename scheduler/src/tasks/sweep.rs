@@ -25,7 +25,7 @@ pub async fn run(scheduler: Scheduler) {
     let mut swept = keys_swept;
     loop {
         let now = scheduler.fleet.now();
-        if scheduler.fleetwide.may_claim() && now.since(swept) >= EVERY {
+        if scheduler.fleet.may_claim() && now.since(swept) >= EVERY {
             swept = now;
             if let Err(error) = sweep(&scheduler).await {
                 tracing::warn!(%error, "the sweep failed");

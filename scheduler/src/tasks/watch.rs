@@ -13,7 +13,7 @@ use orion_fleet::target_of;
 use orion_ssh::{ExecRequest, Kind, PoolConfig, SshError, Target, scan_host_key};
 use orion_store::{Cas, StoreError};
 use std::time::Duration;
-use tokio::sync::watch::Receiver;
+use tokio::{sync::watch::Receiver, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Pause between looks at a node that waits for an admin.
@@ -40,19 +40,20 @@ pub async fn run(scheduler: Scheduler, mut node: Receiver<Node>, stop: Cancellat
         last_command: now,
         last_handshake: now,
     };
-    let mut probe_now = true;
+    let mut next_probe = Instant::now();
     loop {
         let current = node.borrow_and_update().clone();
-        if probe_now {
+        if Instant::now() >= next_probe {
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = watcher.look(&current) => {}
+                () = watcher.look(&current) => next_probe = Instant::now() + watcher.pause(&current),
             }
         }
         if let Err(error) = watcher.decide(&current).await {
             tracing::warn!(node = %id, %error, "a node's health could not be recorded");
         }
-        let pause = watcher.pause(&current);
+        // A node that changes often must be probed all the same: a change never puts the next probe off.
+        next_probe = next_probe.min(Instant::now() + watcher.pause(&current));
         let pool = &scheduler.fleet.pool;
         // The drop of a session is an instant hint, but only for a node that answered a moment ago.
         let hint = async {
@@ -62,12 +63,12 @@ pub async fn run(scheduler: Scheduler, mut node: Receiver<Node>, stop: Cancellat
                 std::future::pending::<()>().await;
             }
         };
-        probe_now = tokio::select! {
+        tokio::select! {
             () = stop.cancelled() => break,
-            changed = node.changed() => if changed.is_ok() { false } else { break },
-            () = hint => true,
-            () = tokio::time::sleep(pause) => true,
-        };
+            changed = node.changed() => if changed.is_err() { break },
+            () = hint => next_probe = Instant::now(),
+            () = tokio::time::sleep_until(next_probe) => {}
+        }
     }
     scheduler.fleet.pool.drop_session(id.0);
 }
@@ -84,7 +85,7 @@ impl Watcher {
         let seen = if node.admission == Admission::Pending {
             self.scan(node).await
         } else {
-            self.probe(&target).await
+            self.probe(node, &target).await
         };
         match seen {
             Ok(()) => {
@@ -108,7 +109,7 @@ impl Watcher {
         Ok(())
     }
 
-    async fn probe(&mut self, target: &Target) -> Result<(), SshError> {
+    async fn probe(&mut self, node: &Node, target: &Target) -> Result<(), SshError> {
         let (pool, config) = (&self.scheduler.fleet.pool, &self.scheduler.config);
         let now = self.now();
         if !pool.is_connected(self.id.0) {
@@ -119,7 +120,9 @@ impl Watcher {
         if matches!(self.path, SshPath::Failing { .. }) {
             return self.second_opinion(target).await;
         }
-        if now.since(self.last_handshake) >= config.handshake_every {
+        // An agent that says its sshd is down knows what an old session cannot show.
+        let doubted = node.agent_sees_sshd == Some(false);
+        if doubted || now.since(self.last_handshake) >= config.handshake_every {
             self.last_handshake = now;
             return pool.fresh_handshake(target).await;
         }
@@ -203,11 +206,15 @@ impl Watcher {
         let link = fleetwide.link_of(node, now);
         let mut verdict = judge(&self.path, link, &self.scheduler.config.health, now);
         let silent_since = match &self.path {
-            SshPath::Failing { since, .. } => Some(*since),
-            SshPath::Untried | SshPath::Up => None,
+            // An sshd that answers and does not let us in is not silent.
+            SshPath::Failing { since, kind: Failure::Refused | Failure::Silent, .. } => Some(*since),
+            SshPath::Failing { kind: Failure::Sick, .. } | SshPath::Untried | SshPath::Up => None,
         };
         let both_paths = self.path == SshPath::Up && matches!(link, LinkPath::Up { .. } | LinkPath::None);
-        fleetwide.see(self.id, Sight { silent_since, health: node.health, both_paths });
+        // One that is only just being set up says nothing about those that were there.
+        if node.admission == Admission::Admitted {
+            fleetwide.see(self.id, Sight { silent_since, health: node.health, both_paths });
+        }
         if verdict.health == Health::Dead && node.health != Health::Dead {
             look_at_brake(&self.scheduler).await?;
             if let Some(why) = fleetwide.holds_back(self.scheduler.config.hold_after_start, now) {

@@ -10,7 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_orion-agent");
+/// The agent under test: the one just built, or (to try a release build) the one that `ORION_AGENT` names.
+pub fn binary() -> String {
+    std::env::var("ORION_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_orion-agent").into())
+}
+
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Waits until `found` gives something.
@@ -82,7 +86,7 @@ impl Home {
     }
 
     pub fn command(&self, api: &str) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("RUST_LOG", "debug");
         command.args([
             "--api",
@@ -221,6 +225,13 @@ impl Agent {
             assert!(Instant::now() < until, "the log never says '{text}' {times} times:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Resident memory, in KiB.
+    pub fn resident_kb(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -130,6 +130,11 @@ impl ControlPlane {
         self.say(&ToAgent::RegisterAgain);
     }
 
+    /// Breaks every link; nodes stay known.
+    pub fn cut_links(&self) {
+        self.world().links.clear();
+    }
+
     /// The same without a word: links break.
     pub fn forget_silently(&self) {
         let mut world = self.world();

@@ -3,6 +3,7 @@
 use crate::{
     agent::{Home, Lease, boot_id, boot_now, number, wait_for},
     control_plane::{ControlPlane, JOIN_TOKEN, World},
+    worker::Worker,
 };
 use orion_domain::{
     LeaseId,
@@ -80,6 +81,31 @@ fn a_control_plane_that_restarts_has_its_links_back_at_once() {
 }
 
 #[test]
+fn a_machine_that_changed_is_reported() {
+    let (worker, control_plane) = (Worker::start(), ControlPlane::start());
+    let install = |names: &str| {
+        let lines: String =
+            names.split(',').map(|name| format!("echo 'GPU 0: {name} (UUID: GPU-1)'\n")).collect();
+        worker.write("/usr/local/bin/nvidia-smi", &format!("#!/bin/sh\n[ \"$1\" = -L ] || exit 2\n{lines}"));
+        worker.sh("chmod 755 /usr/local/bin/nvidia-smi");
+    };
+    install("Tesla T4");
+    let _agent = worker.start_agent(&control_plane.url(), JOIN_TOKEN);
+    control_plane.wait_until("a link", |world| !beats(world).is_empty());
+    assert_eq!(control_plane.world().registrations[0].body["gpus"], serde_json::json!(["Tesla T4"]));
+    let reported = |world: &World| {
+        world.messages.iter().rev().find_map(|message| match message {
+            FromAgent::Inventory { facts } => Some(facts.gpus.clone()),
+            FromAgent::Hello { .. } | FromAgent::Beat { .. } | FromAgent::Deadlines { .. } => None,
+        })
+    };
+    install("Tesla T4,NVIDIA L4");
+    control_plane.cut_links();
+    assert_eq!(control_plane.wait("an inventory", reported), ["Tesla T4", "NVIDIA L4"]);
+    assert_eq!(control_plane.world().registrations.len(), 1);
+}
+
+#[test]
 fn a_message_from_the_future_is_ignored() {
     let (_home, control_plane, mut agent) = linked();
     control_plane.say_text(r#"{"type":"dance","how":"well"}"#);
@@ -154,6 +180,22 @@ fn a_deadline_waits_for_a_playbook_that_is_running() {
     wait_for("the deadline moves", || (home.read_lease(UID) != before).then_some(()));
     let left = number(&home.read_lease(UID), "deadline_boot_s") - boot_now();
     assert!((480..=500).contains(&left), "counted from when the message came, {left}");
+}
+
+#[test]
+fn an_agent_at_work_stays_under_16_mebibytes() {
+    let (home, control_plane, agent) = linked();
+    let many: Vec<_> = (0..200).map(|n| deadline(UID + n, i64::from(n), "alice", 500)).collect();
+    for lease in &many {
+        home.write_lease(&Lease::ending("alice", lease.uid, 100));
+    }
+    for desired_version in 1..50 {
+        control_plane.say(&ToAgent::Leases { desired_version, leases: many.clone() });
+    }
+    let three_beats = beats(&control_plane.world()).len() + 3;
+    control_plane.wait_until("three beats", |world| beats(world).len() >= three_beats);
+    eprintln!("resident: {} KiB", agent.resident_kb());
+    assert!(agent.resident_kb() < 16 * 1024, "{} KiB", agent.resident_kb());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! How a worker gets in, and stays in.
 
 use crate::{
-    agent::{BINARY, Home, free_port, run, wait_for},
+    agent::{Home, binary, free_port, run, wait_for},
     control_plane::{CA, ControlPlane, JOIN_TOKEN},
 };
 use serde_json::json;
@@ -162,7 +162,7 @@ fn an_agent_with_no_route_says_so_and_keeps_trying() {
     let home = Home::new();
     let command = home.command("http://192.0.2.7");
     let mut lonely = Command::new("unshare");
-    lonely.arg("--net").arg(BINARY).args(command.get_args()).arg("--insecure-http");
+    lonely.arg("--net").arg(binary()).args(command.get_args()).arg("--insecure-http");
     let mut agent = home.spawn(lonely.env("ORION_JOIN_TOKEN", JOIN_TOKEN).env("RUST_LOG", "info"));
     agent.logs("Network is unreachable", 1);
     assert!(agent.is_running());
@@ -271,7 +271,9 @@ fn https_and_wss_work_with_a_named_authority_and_with_no_other() {
     agent.logs("no trusted TLS connection to localhost", 1);
     assert!(control_plane.world().registrations.is_empty());
     fs::write(&file, certificate.cert.pem()).unwrap();
-    control_plane.wait_until("a link with beats", |world| world.messages.len() >= 2);
+    control_plane.wait_until("a link with beats", |world| world.messages.len() >= 4);
+    eprintln!("resident over TLS: {} KiB", agent.resident_kb());
+    assert!(agent.resident_kb() < 16 * 1024);
     drop(agent);
 
     let system = home.spawn(home.command(&url).env("RUST_LOG", "info"));

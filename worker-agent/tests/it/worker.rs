@@ -1,7 +1,7 @@
 //! A machine of its own for accounts: namespaces with an overlay over `/`, a real sshd on loopback, and the
 //! agent inside. What happens to accounts and processes there does not touch the host.
 
-use crate::agent::{Agent, BINARY, Lease, free_port, run, wait_for};
+use crate::agent::{Agent, Lease, binary, free_port, run, wait_for};
 use std::{
     fs::{self, File},
     io::Write as _,
@@ -59,7 +59,7 @@ impl Worker {
                 SETUP,
             ])
             .env("d", &mount_point)
-            .env("BINARY", BINARY)
+            .env("BINARY", binary())
             .env("PORT", sshd_port.to_string())
             .stdin(Stdio::null())
             .stderr(File::create(&log).unwrap())
@@ -97,7 +97,7 @@ impl Worker {
     /// A process of `user` inside that goes on in the background.
     pub fn start_process(&self, user: &str, line: &str) {
         self.sh(&format!(
-            "setsid setpriv --reuid {user} --regid {user} --clear-groups sh -c '{line}' >/dev/null 2>&1 &"
+            "setsid setpriv --reuid {user} --regid {user} --clear-groups sh -c 'exec {line}' >/dev/null 2>&1 &"
         ));
     }
 

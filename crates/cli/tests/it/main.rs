@@ -1,7 +1,8 @@
-//! The built `orion` against an API that follows a script: what it sends, what it shows, how it ends.
-//! Its way through the real API and real nodes is tested elsewhere, end to end.
+//! The built `orion`. First against an API that follows a script: what it sends, what it shows, how it ends.
+//! Then, in [`e2e`], through the real API, a real database and real nodes.
 
 mod account;
+mod e2e;
 mod events;
 mod fake_api;
 mod leases;

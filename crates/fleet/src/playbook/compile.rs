@@ -65,7 +65,7 @@ fi
 /// GNU `timeout` is this shell's parent and ends the whole process group. BusyBox's becomes this shell
 /// and, later, ends nothing but this shell: so the steps run beside it, and it passes the signal on.
 const RUN: &str = r#"orion_parent=
-IFS= read -r orion_parent <"/proc/$PPID/comm" || :
+IFS= read -r orion_parent 2>/dev/null <"/proc/$PPID/comm" || :
 if [ "$orion_parent" = timeout ]; then
   orion_steps
 else

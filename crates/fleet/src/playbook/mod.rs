@@ -10,7 +10,8 @@
 //! description: Says hello.        # for the reader
 //! timeout_s: 30                   # the whole run, under `timeout -k 5`
 //! read_only: false                # true: checks the epoch, stores none
-//! include: [accounts]             # playbooks/lib/accounts.sh: shell functions for the steps
+//! include: [accounts]             # playbooks/lib/accounts.sh: shell functions for the steps; lines of a
+//!                                 # library file that begin with # are dropped, wherever they stand
 //! detached: [deadline]            # library files whose text stands in $detached_script
 //! values:                         # the order here is the order on the wire
 //!   - name: user                  # becomes the shell variable $user
@@ -285,5 +286,46 @@ mod tests {
         assert_eq!(playbooks.create_user().secrets(&values), ["$6$salt$hash"]);
         assert_eq!(playbooks.set_deadline().secrets(&values), ["$6$salt$hash"]);
         assert!(playbooks.delete_user().secrets(&values).is_empty());
+    }
+
+    #[test]
+    fn an_operators_file_replaces_the_built_in_one_and_only_that() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let write =
+            |name: &str, text: &str| std::fs::write(directory.path().join(name), text).expect("written");
+        std::fs::create_dir(directory.path().join("lib")).expect("a directory");
+        write("lib/greetings.sh", "# says hello\nsay_hello() { echo hello >&2; }\n");
+        write(
+            "lock_user.yml",
+            "name: lock_user\ndescription: Ours.\ntimeout_s: 5\ninclude: [greetings]\nsteps:\n  - {name: own, run: say_hello}\n",
+        );
+        let ours = Playbooks::from_dir_over_builtin(directory.path()).expect("good files");
+        let builtin = Playbooks::builtin().expect("good files");
+        assert_eq!(ours.lock_user().description(), "Ours.");
+        assert!(
+            ours.lock_user().command().contains("say_hello() {")
+                && !ours.lock_user().command().contains("says")
+        );
+        assert_eq!(ours.create_user(), builtin.create_user());
+
+        write("lib/accounts.sh", "read_account() { refuse 65 changed; }\n");
+        let ours = Playbooks::from_dir_over_builtin(directory.path()).expect("good files");
+        assert!(ours.create_user().command().contains("refuse 65 changed"));
+    }
+
+    #[test]
+    fn a_wrong_operators_file_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let refused = |text: &str| {
+            std::fs::write(directory.path().join("delete_user.yml"), text).expect("written");
+            Playbooks::from_dir_over_builtin(directory.path()).expect_err("refused").to_string()
+        };
+        assert!(refused("steps: 7").contains("delete_user.yml"));
+        let other = "name: other\ndescription: d\ntimeout_s: 5\nsteps:\n  - {name: own, run: 'true'}\n";
+        assert!(refused(other).contains("is named \"other\""));
+        let nowhere = directory.path().join("nowhere");
+        assert!(
+            Playbooks::from_dir_over_builtin(&nowhere).expect_err("refused").to_string().contains("nowhere")
+        );
     }
 }

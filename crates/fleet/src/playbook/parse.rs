@@ -79,7 +79,8 @@ impl Library {
         self.0.insert(name.to_owned(), text.to_owned());
     }
 
-    /// The named files, one after the other.
+    /// The named files, one after the other, without the lines that are only a comment: they would go over
+    /// the wire with every run.
     pub(super) fn text(&self, names: &[String]) -> Result<String, PlaybookError> {
         let mut text = String::new();
         for name in names {
@@ -89,8 +90,12 @@ impl Library {
             if file.contains('\0') {
                 return Err(PlaybookError::Invalid(format!("lib/{name}.sh contains a NUL byte")));
             }
-            text.push_str(file.trim_end());
-            text.push('\n');
+            for line in
+                file.lines().filter(|line| !line.trim_start().starts_with('#') && !line.trim().is_empty())
+            {
+                text.push_str(line);
+                text.push('\n');
+            }
         }
         Ok(text)
     }

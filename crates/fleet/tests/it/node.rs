@@ -46,6 +46,7 @@ rm -rf var/lib/orion
 
 const BUSYBOX: &str = r#"
 mkdir "$BASE/m"
+mount -t tmpfs -o mode=755,size=128m worker "$BASE/m"
 cd "$BASE/m"
 mkdir -p bin sbin usr/bin usr/sbin etc home var/tmp var/spool/cron/crontabs var/mail
 chmod 1777 var/tmp
@@ -82,7 +83,8 @@ pub struct Ran {
 impl Node {
     pub fn start(userland: Userland) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let base = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("node-{}-{number}", std::process::id()));
+        let base =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("node-{}-{number}", std::process::id()));
         fs::create_dir_all(&base).expect("a directory for the node");
         let (root, init) = match userland {
             Userland::Debian => (DEBIAN, INIT_DEBIAN),
@@ -103,7 +105,8 @@ impl Node {
         let got = stdout.read_exact(&mut ready);
         assert!(got.is_ok() && &ready == b"ready\n", "the worker did not start ({got:?})");
         let children = format!("/proc/{0}/task/{0}/children", unshare.id());
-        let init = fs::read_to_string(children).expect("unshare has a child").trim().parse().expect("one child");
+        let init =
+            fs::read_to_string(children).expect("unshare has a child").trim().parse().expect("one child");
         Self { userland, unshare, init, base }
     }
 
@@ -134,7 +137,13 @@ impl Node {
     /// Runs a command that must succeed; what it printed, without the last newline.
     pub fn sh(&self, command: &str) -> String {
         let ran = self.run(command, b"");
-        assert_eq!(ran.status, Some(0), "{:?}: {command}\n{}", self.userland, String::from_utf8_lossy(&ran.stderr));
+        assert_eq!(
+            ran.status,
+            Some(0),
+            "{:?}: {command}\n{}",
+            self.userland,
+            String::from_utf8_lossy(&ran.stderr)
+        );
         String::from_utf8_lossy(&ran.stdout).trim_end().to_owned()
     }
 
@@ -157,10 +166,11 @@ impl Node {
 
     /// Runs a playbook that must succeed.
     pub fn done(&self, playbook: &Playbook, values: &[(&str, &str)]) -> Report {
-        match self.play(playbook, 1, values) {
-            Reply::Done(report) => report,
-            other => panic!("{:?}: {} ended with {other:?}", self.userland, playbook.name()),
-        }
+        let reply = self.play(playbook, 1, values);
+        let Reply::Done(report) = reply else {
+            panic!("{:?}: {} ended with {reply:?}", self.userland, playbook.name());
+        };
+        report
     }
 
     /// A shell command as this uid, on whatever userland; it goes on in the background when it ends in `&`.
@@ -172,7 +182,11 @@ impl Node {
     pub fn wait_until(&self, what: &str, command: &str) {
         let start = Instant::now();
         while !self.test(command) {
-            assert!(start.elapsed() < Duration::from_secs(10), "{:?}: waited in vain until {what}", self.userland);
+            assert!(
+                start.elapsed() < Duration::from_secs(10),
+                "{:?}: waited in vain until {what}",
+                self.userland
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -239,7 +253,8 @@ fn busybox() -> &'static Path {
     BUSYBOX.get_or_init(|| {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("orion-busybox/busybox");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/busybox.sh");
-        let built = Command::new("sh").arg(script).arg(&path).stdin(Stdio::null()).status().expect("sh starts");
+        let built =
+            Command::new("sh").arg(script).arg(&path).stdin(Stdio::null()).status().expect("sh starts");
         assert!(built.success(), "BusyBox could not be built");
         path
     })

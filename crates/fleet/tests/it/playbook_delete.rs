@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::node::{Account, BOTH, Node, Userland, playbooks};
+use crate::node::{Account, BOTH, Node, Userland, parse, playbooks, yaml};
 
 fn created(node: &Node, user: &str, uid: u32) -> Account {
     let account = Account::new(user, uid);
@@ -14,7 +14,12 @@ fn created(node: &Node, user: &str, uid: u32) -> Account {
 fn assert_gone(node: &Node, account: &Account) {
     let Account { user, uid, .. } = account;
     assert_eq!(node.processes_of(uid), "");
-    assert_eq!(node.sh("cat /etc/passwd /etc/shadow /etc/group; [ ! -e /etc/gshadow ] || cat /etc/gshadow").matches(user.as_str()).count(), 0);
+    assert_eq!(
+        node.sh("cat /etc/passwd /etc/shadow /etc/group; [ ! -e /etc/gshadow ] || cat /etc/gshadow")
+            .matches(user.as_str())
+            .count(),
+        0
+    );
     assert!(!node.test(&format!("ls -d /home/{user}")));
     assert_eq!(node.sh(&format!("find / -xdev -user {uid}; find /tmp /run /dev/shm -xdev -user {uid}")), "");
     assert!(!node.test(&format!("ls /var/lib/orion/leases/{uid}")));
@@ -58,13 +63,18 @@ line'; echo x >/var/tmp/b; echo x >/dev/shm/c; ln -s /etc/passwd /tmp/link; mkfi
 }
 
 #[test]
-fn a_fork_bomb_is_ended() {
+fn a_fork_bomb_and_processes_that_hop_from_pid_to_pid_are_ended() {
     for userland in BOTH {
         let node = Node::start(userland);
         let alice = created(&node, "alice", 200_017);
-        // Each copy forks until it may not, dies of that, and makes room for the next. The limit spares the host.
-        node.as_user(&alice, "ulimit -u 150 2>/dev/null || ulimit -p 150; f() { while :; do f & done; }; (f) >/dev/null 2>&1 &");
-        node.wait_until("the bomb is under way", "test $(grep -ls '^Uid:.200017' /proc/[0-9]*/status | wc -l) -gt 60");
+        // Each starts its successor and ends: a list of processes is out of date before it is read. The
+        // others sit there and would be the parents of more.
+        node.as_user(&alice, "echo '/bin/sh \"$0\" &' >hop; i=0; while [ $i -lt 60 ]; do setsid sleep 1000 & i=$((i + 1)); done >/dev/null 2>&1");
+        node.as_user(&alice, "i=0; while [ $i -lt 12 ]; do /bin/sh hop & i=$((i + 1)); done >/dev/null 2>&1");
+        node.wait_until(
+            "the sleepers run",
+            "test $(grep -ls '^Uid:.200017' /proc/[0-9]*/status | wc -l) -gt 60",
+        );
         let start = Instant::now();
         let report = node.done(playbooks().delete_user(), &alice.name_and_uid());
         assert_gone(&node, &alice);
@@ -78,11 +88,33 @@ fn a_process_that_shows_the_uid_in_one_field_only_is_ended() {
     let node = Node::start(Userland::Debian);
     let alice = created(&node, "alice", 200_017);
     // Like a set-uid helper: the tenant is only the real uid, root the effective one.
-    node.run("setpriv --ruid=200017 sh -c 'setsid sleep 1000 >/dev/null 2>&1 &'", b"");
-    assert!(node.sh("cat /proc/[0-9]*/status 2>/dev/null || :").contains("Uid:\t200017\t0\t0\t0"));
+    node.sh("setpriv --ruid=200017 setsid sleep 1000 >/dev/null 2>&1 &");
+    node.wait_until("it runs", "grep -qs '^Uid:.200017.0.0.0' /proc/[0-9]*/status");
     let report = node.done(playbooks().delete_user(), &alice.name_and_uid());
     assert_eq!(report.count("processes"), 1);
     assert_gone(&node, &alice);
+}
+
+#[test]
+fn the_way_without_a_single_fork_ends_processes_too() {
+    for userland in BOTH {
+        let node = Node::start(userland);
+        let (alice, bob) = (created(&node, "alice", 200_017), created(&node, "bob", 200_018));
+        node.as_user(&bob, "setsid sleep 999 >/dev/null 2>&1 &");
+        node.as_user(
+            &alice,
+            "i=0; while [ $i -lt 30 ]; do setsid sleep 1000 & i=$((i + 1)); done >/dev/null 2>&1",
+        );
+        node.as_user(&alice, "(setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' &) >/dev/null 2>&1");
+        let fallback = yaml("lock_user").replace(
+            "      kill_processes \"$uid\" \"$user\"\n",
+            "      kill_without_forking \"$uid\"; killed=0\n",
+        );
+        assert!(fallback.contains("kill_without_forking"));
+        node.done(&parse(&fallback), &alice.name_and_uid());
+        assert_eq!(node.processes_of(&alice.uid), "", "{userland:?}");
+        assert!(!node.processes_of(&bob.uid).is_empty());
+    }
 }
 
 #[test]
@@ -92,7 +124,9 @@ fn shared_memory_of_the_tenant_is_removed_and_others_keep_theirs() {
     for account in [&alice, &bob] {
         node.as_user(account, "ipcmk -M 1000; ipcmk -S 1; ipcmk -Q");
     }
-    let objects = |uid: &str| node.sh(&format!("cat /proc/sysvipc/shm /proc/sysvipc/sem /proc/sysvipc/msg | grep -cw {uid} || :"));
+    let objects = |uid: &str| {
+        node.sh(&format!("cat /proc/sysvipc/shm /proc/sysvipc/sem /proc/sysvipc/msg | grep -cw {uid} || :"))
+    };
     assert_eq!(objects("200017"), "3");
     node.done(playbooks().delete_user(), &alice.name_and_uid());
     assert_eq!((objects("200017").as_str(), objects("200018").as_str()), ("0", "3"));
@@ -120,7 +154,11 @@ fn files_that_others_keep_in_a_tenants_directory_stay() {
         node.as_user(&bob, "echo mine >/tmp/shared/bob");
         node.done(playbooks().delete_user(), &alice.name_and_uid());
         assert_gone(&node, &alice);
-        assert_eq!(node.sh("cat /tmp/shared/bob; stat -c %u /tmp/shared; ls /tmp/shared"), "mine\n0\nbob", "{userland:?}");
+        assert_eq!(
+            node.sh("cat /tmp/shared/bob; stat -c %u /tmp/shared; ls /tmp/shared"),
+            "mine\n0\nbob",
+            "{userland:?}"
+        );
         node.done(playbooks().delete_user(), &bob.name_and_uid());
         assert!(!node.test("ls /tmp/shared/bob"));
     }
@@ -161,7 +199,8 @@ fn links_that_a_tenant_planted_lead_nowhere() {
         node.done(playbooks().delete_user(), &alice.name_and_uid());
         assert_gone(&node, &alice);
         node.sh("touch -d @0 /srv/victim 2>/dev/null || :");
-        let strip_times = |text: &str| text.lines().filter(|line| !line.ends_with(" .")).collect::<Vec<_>>().join("\n");
+        let strip_times =
+            |text: &str| text.lines().filter(|line| !line.ends_with(" .")).collect::<Vec<_>>().join("\n");
         assert_eq!(strip_times(&node.sh(outside)), strip_times(&before), "{userland:?}");
     }
 }
@@ -171,7 +210,7 @@ fn a_home_that_was_replaced_by_a_link_is_removed_and_its_target_stays() {
     for userland in BOTH {
         let node = Node::start(userland);
         let alice = created(&node, "alice", 200_017);
-        node.sh("mkdir /srv/data; echo precious >/srv/data/file; rm -rf /home/alice; ln -s /srv/data /home/alice");
+        node.sh("set -e; mkdir -p /srv/data; echo precious >/srv/data/file; rm -rf /home/alice; ln -s /srv/data /home/alice");
         node.done(playbooks().delete_user(), &alice.name_and_uid());
         assert_gone(&node, &alice);
         assert_eq!(node.sh("cat /srv/data/file"), "precious");
@@ -203,7 +242,11 @@ fn ten_leases_one_after_the_other_leave_the_node_as_it_was() {
         assert_eq!(node.sh(everything), before);
         for (what, mut list) in ["true", "create_user", "delete_user"].into_iter().zip(times) {
             list.sort();
-            println!("{userland:?} {what}: median {:?}, max {:?} of {runs}", list[list.len() / 2], list[list.len() - 1]);
+            println!(
+                "{userland:?} {what}: median {:?}, max {:?} of {runs}",
+                list[list.len() / 2],
+                list[list.len() - 1]
+            );
         }
     }
 }

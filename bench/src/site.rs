@@ -1,0 +1,182 @@
+//! The system under measurement: `orion up` with its default settings on a fresh SQLite database, and real
+//! workers with the agent, as `launch_workers.sh` makes them.
+//!
+//! Everything is gone when the [`Site`] is dropped; when this process is killed, too.
+
+use crate::{
+    api::Api,
+    broken::{Broken, Context as _},
+    plan::Options,
+    progress::Progress,
+};
+use orion_testkit::{Agent, KeyPair, Worker, Workers, free_port, random_word};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+/// Longest wait for the system to start or to calm down.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// The account that rents.
+const USERNAME: &str = "benchmark";
+
+/// A running system.
+pub struct Site {
+    up: Child,
+    /// The rented workers.
+    pub workers: Workers,
+    /// The account that rents.
+    pub api: Api,
+    admin: Api,
+    /// What the tenant logs in with.
+    pub tenant_key: KeyPair,
+    log: PathBuf,
+    directory: TempDir,
+}
+
+impl Site {
+    /// Starts it with so many workers; returns when every one of them is offered.
+    ///
+    /// # Errors
+    /// When a binary is missing or something does not come up.
+    pub async fn start(options: &Options, workers_count: usize) -> Result<Self, Broken> {
+        let _progress = Progress::start("starting orion up and its workers", 0);
+        let (orion, agent) = (program(&options.bin_dir, "orion")?, program(&options.bin_dir, "orion-agent")?);
+        let directory = tempfile::tempdir().context("a temporary directory")?;
+        let log = options.log.clone().unwrap_or_else(|| directory.path().join("up.log"));
+        // The bridge first: `orion up` listens on its address.
+        let mut workers = Workers::start(0);
+        let port = free_port();
+        let base = format!("http://{}:{port}", workers.gateway());
+        let admin_password = random_word();
+        let listen = format!("{}:{port}", workers.gateway());
+        let up = start_up(&orion, &listen, &directory.path().join("data"), &log, &admin_password)?;
+        let anonymous = Api::anonymous(&base)?;
+        wait_until_healthy(&anonymous, &log).await?;
+        let admin = anonymous.log_in("admin", &admin_password).await?;
+        let password = random_word();
+        anonymous.sign_up(USERNAME, &password).await?;
+        let api = anonymous.log_in(USERNAME, &password).await?;
+        workers.set_agent(Agent::new(&agent, port, &admin.join_token().await?));
+        let tenant_key = KeyPair::generate();
+        let mut site = Self { up, workers, api, admin, tenant_key, log, directory };
+        site.grow_to(workers_count).await?;
+        Ok(site)
+    }
+
+    /// Makes so many workers run, and waits until all are offered.
+    ///
+    /// # Errors
+    /// When they are not in time.
+    pub async fn grow_to(&mut self, count: usize) -> Result<(), Broken> {
+        self.workers.grow_to(count);
+        self.settle().await
+    }
+
+    /// Waits until every worker is offered: nothing is rented, dirty or dead.
+    ///
+    /// # Errors
+    /// When that takes longer than a minute and a half, with what the nodes are.
+    pub async fn settle(&self) -> Result<(), Broken> {
+        let (wanted, started) = (self.workers.all().len(), Instant::now());
+        loop {
+            let (offered, nodes) = self.admin.nodes().await?;
+            if offered == wanted {
+                return Ok(());
+            }
+            if started.elapsed() > SETTLE_TIMEOUT {
+                let nodes = nodes.join("\n  ");
+                return Err(Broken::new(format!("{offered} of {wanted} nodes are offered:\n  {nodes}")));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// The worker of this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn worker(&self, name: &str) -> Result<&Worker, Broken> {
+        let found = self.workers.all().iter().find(|worker| worker.name() == name);
+        found.ok_or_else(|| Broken::new(format!("the API names a worker '{name}' that was never started")))
+    }
+
+    /// Process id of `orion up`.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn up_pid(&self) -> Result<u32, Broken> {
+        self.up.id().ok_or_else(|| Broken::new("orion up has ended"))
+    }
+
+    /// A directory of this run, for other parts' files.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The last lines that `orion up` wrote.
+    pub fn log_tail(&self) -> String {
+        log_tail(&self.log)
+    }
+}
+
+fn log_tail(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(15)..].join("\n")
+}
+
+fn program(bin_dir: &Path, name: &str) -> Result<PathBuf, Broken> {
+    let path = bin_dir.join(name);
+    path.canonicalize()
+        .context(&path.display().to_string())
+        .map_err(|error| error.hint("cargo xtask bench builds it; or: cargo build --release"))
+}
+
+fn start_up(
+    orion: &Path,
+    listen: &str,
+    data_dir: &Path,
+    log: &Path,
+    admin_password: &str,
+) -> Result<Child, Broken> {
+    let log = File::create(log).context("the log of orion up")?;
+    let mut command = dies_with_us(orion.as_os_str());
+    command.args(["up", "--listen", listen, "--data-dir"]).arg(data_dir);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("ORION_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .env("ORION_ADMIN_PASSWORD", admin_password)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .context("starting orion up")
+}
+
+/// A command whose process gets SIGKILL when this process ends, however it ends.
+pub fn dies_with_us(program: &std::ffi::OsStr) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program).kill_on_drop(true);
+    command
+}
+
+async fn wait_until_healthy(api: &Api, log: &Path) -> Result<(), Broken> {
+    let started = Instant::now();
+    while !api.is_healthy().await {
+        if started.elapsed() > SETTLE_TIMEOUT {
+            return Err(Broken::new("orion up does not answer").with_log(&log_tail(log)));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}

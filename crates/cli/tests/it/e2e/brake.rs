@@ -1,0 +1,45 @@
+//! Many nodes gone at once: more likely the scheduler is the one cut off.
+
+use super::system::{Database, System, stays_for};
+use serde_json::Value;
+use std::{thread, time::Duration};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_of_four_nodes_gone_at_once_move_nothing_and_the_brake_is_shown() {
+    let system = System::start(Database::Sqlite, 4).await;
+    let kara = system.user("kara").await;
+    let ticket = kara.rent_one().await;
+    let leased = system.worker_at(&ticket.host_ip);
+    let others: Vec<_> = system.workers().iter().filter(|worker| worker.ip() != leased.ip()).collect();
+    let gone = [leased, others[0], others[1]];
+    thread::scope(|scope| {
+        for worker in gone {
+            scope.spawn(|| worker.kill());
+        }
+    });
+    let engaged = |health: &Value| health["brake"]["engaged"] == true;
+    let health = system.until_health("the brake is engaged", engaged).await;
+    let reason = health["brake"]["reason"].as_str().expect("a reason");
+    assert!(reason.contains("3 of 4 nodes went silent"), "{reason}");
+    assert!(health["brake"]["since"].is_string(), "{health}");
+    stays_for(Duration::from_secs(6), async || {
+        let lease = kara.show(ticket.rental_id).await;
+        let nodes = lease["nodes"].as_array().map(Vec::len);
+        (nodes != Some(1) || lease["state"] == "ended").then(|| lease.to_string())
+    })
+    .await;
+    let events = system.events().await;
+    assert_eq!(count(&events, "brake.engaged"), 1, "{events:#?}");
+    assert_eq!(count(&events, "lease.moving"), 0);
+
+    gone.iter().for_each(|worker| worker.start());
+    let here = |lease: &Value| lease["state"] == "active" && lease["host_ip"] == ticket.host_ip.as_str();
+    kara.until(ticket.rental_id, "on its own node", here).await;
+    system.until_health("the brake is lifted", |health| health["brake"]["engaged"] == false).await;
+    assert_eq!(ticket.by_password().run("id -un").await.as_deref(), Ok("kara\n"));
+    assert_eq!(count(&system.events().await, "brake.lifted"), 1);
+}
+
+fn count(events: &[Value], kind: &str) -> usize {
+    events.iter().filter(|event| event["kind"] == kind).count()
+}

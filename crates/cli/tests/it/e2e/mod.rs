@@ -1,0 +1,23 @@
+//! All of Orion, end to end: the built `orion up` and `orion-agent`, workers with a real sshd in namespaces of
+//! their own, SQLite or a real MariaDB, and logins by OpenSSH's client.
+//!
+//! Lives here: what a client, a tenant and an admin see while machines and processes fail. Does not live here:
+//! what one crate promises by itself; each has its own tests.
+
+mod admission;
+mod brake;
+mod contention;
+mod crashes;
+mod deadlines;
+mod misfits;
+mod silence;
+mod sshd_down;
+mod story;
+mod system;
+mod user;
+mod waiting;
+
+use std::time::Duration;
+
+/// How long a test waits for a state that must come: long, because the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);

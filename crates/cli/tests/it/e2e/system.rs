@@ -1,0 +1,290 @@
+//! A running Orion: one `orion up` process, its database, and its workers.
+
+use super::{PATIENCE, user::User};
+use orion_testkit::{Agent, Database as MariaDbDatabase, MariaDb, Worker, Workers, free_port, random_word, wait_until};
+use serde_json::{Value, json};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Systems that run at once: each has a handful of processes, and the machine may have two cores.
+static ROOM: Semaphore = Semaphore::const_new(3);
+
+/// Where a system keeps its state.
+#[derive(Clone, Copy, Debug)]
+pub enum Database {
+    Sqlite,
+    MariaDb,
+}
+
+/// Everything, started; everything is gone when it is dropped.
+pub struct System {
+    up: Up,
+    workers: Workers,
+    admin: User,
+    admin_password: String,
+    join_token: String,
+    _room: SemaphorePermit<'static>,
+}
+
+impl System {
+    /// `count` workers with an agent, all of them offered.
+    pub async fn start(database: Database, count: usize) -> Self {
+        Self::start_with_plain(database, 0, count).await
+    }
+
+    /// The first `plain` workers have no agent and are not registered; the other `with_agent` are offered.
+    pub async fn start_with_plain(database: Database, plain: usize, with_agent: usize) -> Self {
+        let room = ROOM.acquire().await.expect("never closed");
+        let mut workers = Workers::start(plain);
+        let admin_password = random_word();
+        let up = Up::new(database, &admin_password);
+        up.start();
+        up.answers().await;
+        let admin = User::log_in(&up.url(), "admin", &admin_password).await;
+        let token = admin.post("/api/tokens", json!({ "note": "tests" })).await.expect(201);
+        let join_token = token["token"].as_str().expect("a token").to_owned();
+        let agent = Agent::new(&agent_binary(), up.port, &join_token).setting("ORION_REFUSED_RETRY_S", "1");
+        workers.set_agent(agent);
+        workers.grow_to(plain + with_agent);
+        let system = Self { up, workers, admin, admin_password, join_token, _room: room };
+        system.until_offered(&system.workers.all()[plain..]).await;
+        system
+    }
+
+    /// `http://127.0.0.1:PORT`
+    pub fn url(&self) -> String {
+        self.up.url()
+    }
+
+    /// The process of the control plane.
+    pub fn up(&self) -> &Up {
+        &self.up
+    }
+
+    /// The admin that `ORION_ADMIN_PASSWORD` made.
+    pub fn admin(&self) -> &User {
+        &self.admin
+    }
+
+    /// Its password.
+    pub fn admin_password(&self) -> &str {
+        &self.admin_password
+    }
+
+    /// With what workers join.
+    pub fn join_token(&self) -> &str {
+        &self.join_token
+    }
+
+    /// All workers, those without an agent first.
+    pub fn workers(&self) -> &[Worker] {
+        self.workers.all()
+    }
+
+    /// A new account called `name`, logged in.
+    pub async fn user(&self, name: &str) -> User {
+        User::sign_up(&self.url(), name).await
+    }
+
+    /// The worker with this address.
+    pub fn worker_at(&self, ip: &str) -> &Worker {
+        let found = self.workers().iter().find(|worker| worker.ip().to_string() == ip);
+        found.unwrap_or_else(|| panic!("no worker has the address {ip}"))
+    }
+
+    /// What the admin sees of this worker's node.
+    pub async fn node(&self, worker: &Worker) -> Result<Value, String> {
+        let nodes = self.admin.get("/api/nodes").await.expect(200);
+        let found = nodes.as_array().expect("a list").iter().find(|node| node["hostname"] == worker.name());
+        found.cloned().ok_or_else(|| format!("{} is not registered: {nodes}", worker.name()))
+    }
+
+    /// Waits until the node of `worker` is as `wanted` says.
+    pub async fn until_node(&self, worker: &Worker, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let what = format!("{}: {what}", worker.name());
+        wait_until(&what, PATIENCE, async || {
+            let node = self.node(worker).await?;
+            if wanted(&node) { Ok(node) } else { Err(node.to_string()) }
+        })
+        .await
+    }
+
+    /// Waits until each of these workers can be rented.
+    pub async fn until_offered(&self, workers: &[Worker]) {
+        for worker in workers {
+            self.until_node(worker, "offered", |node| node["offerable"] == true).await;
+        }
+    }
+
+    /// Waits for `GET /api/health` to say what is wanted.
+    pub async fn until_health(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        wait_until(what, PATIENCE, async || {
+            let reply = self.admin.get("/api/health").await;
+            if wanted(&reply.body) { Ok(reply.body) } else { Err(reply.body.to_string()) }
+        })
+        .await
+    }
+
+    /// All events that the log holds until now, as the admin's feed gives them.
+    pub async fn events(&self) -> Vec<Value> {
+        self.admin.events().await
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- orion up ---\n{}", tail(&self.up.log()));
+            for worker in self.workers() {
+                eprintln!("--- agent of {} ---\n{}", worker.name(), tail(&worker.agent_log()));
+            }
+        }
+    }
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+/// The `orion up` process; it can die and start again on the same data and port.
+pub struct Up {
+    process: Mutex<Option<Child>>,
+    port: u16,
+    data: TempDir,
+    database: Option<MariaDbDatabase>,
+    admin_password: String,
+}
+
+impl Up {
+    fn new(database: Database, admin_password: &str) -> Self {
+        let database = match database {
+            Database::Sqlite => None,
+            Database::MariaDb => Some(MariaDb::shared().create_database()),
+        };
+        Self {
+            process: Mutex::new(None),
+            port: free_port(),
+            data: tempfile::tempdir().expect("a temporary directory"),
+            database,
+            admin_password: admin_password.to_owned(),
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it; does not wait until it answers. To be called from the test's own thread, with which the
+    /// process ends if the test process is killed.
+    pub fn start(&self) {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(process.is_none(), "it runs already");
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("own directory");
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_orion"), "up"])
+            .args(["--listen", &format!("0.0.0.0:{}", self.port)])
+            .arg("--data-dir")
+            .arg(self.data.path().join("data"))
+            .env("ORION_ADMIN_PASSWORD", &self.admin_password)
+            .env("RUST_LOG", "info,orion_control_plane=debug,orion_scheduler=debug,orion_fleet=debug,russh=warn")
+            .env_remove("ORION_MASTER_KEY")
+            .env_remove("ORION_DATABASE_URL")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        if let Some(database) = &self.database {
+            command.env("ORION_DATABASE_URL", &database.url);
+        }
+        *process = Some(command.spawn().expect("setpriv (Debian: util-linux) starts"));
+    }
+
+    /// Waits until it answers.
+    pub async fn answers(&self) {
+        let url = format!("{}/api/health", self.url());
+        let http = super::user::http();
+        wait_until("orion up is healthy", PATIENCE, async || {
+            let reply = http.get(&url).send().await.map_err(|error| error.to_string())?;
+            let status = reply.status();
+            if status.is_success() { Ok(()) } else { Err(format!("{status}\n{}", tail(&self.log()))) }
+        })
+        .await;
+    }
+
+    /// `kill -9`; returns when it is gone.
+    pub fn kill(&self) {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut child = process.take().expect("it runs");
+        child.kill().expect("it is ours");
+        child.wait().expect("it is ours");
+    }
+
+    /// Resident memory and the like are read from /proc.
+    pub fn command_line(&self) -> String {
+        let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = process.as_ref().expect("it runs").id();
+        fs::read_to_string(format!("/proc/{id}/cmdline")).expect("it runs").replace('\0', " ")
+    }
+
+    /// What it has logged so far, over all starts.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Its data directory: the SQLite database, if that is what it uses, and the master key.
+    pub fn data_dir(&self) -> PathBuf {
+        self.data.path().join("data")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.data.path().join("up.log")
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let process = self.process.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(child) = process {
+            // It may have ended by itself.
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// The built agent: in `ORION_BIN_DIR`, or beside `orion`, where it is built if it is missing.
+fn agent_binary() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| {
+            let orion = Path::new(env!("CARGO_BIN_EXE_orion"));
+            let beside = orion.parent().expect("a directory").to_owned();
+            let agent = std::env::var_os("ORION_BIN_DIR").map_or(beside, PathBuf::from).join("orion-agent");
+            if !agent.exists() {
+                let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+                let built = Command::new(cargo).args(["build", "--package", "orion-agent"]).status();
+                assert!(built.expect("cargo starts").success(), "orion-agent does not build");
+            }
+            agent
+        })
+        .clone()
+}
+
+/// Looks again and again for `length` and panics with what `broken` returns, if it returns anything.
+pub async fn stays_for(length: Duration, mut broken: impl AsyncFnMut() -> Option<String>) {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < length {
+        if let Some(what) = broken().await {
+            panic!("after {:?}: {what}", begun.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,109 @@
+//! The event log: what is read of it, and that a tail loses nothing.
+
+use crate::world::{World, at, on_both};
+use orion_domain::{Clock, EventId, SystemClock};
+use orion_store::{EventTail, NewEvent};
+use serde_json::json;
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+on_both!(
+    a_tail_loses_nothing_and_repeats_nothing_while_eight_write,
+    a_tail_gives_an_event_that_becomes_visible_late,
+    a_tail_that_resumes_leaves_no_gap,
+    users_see_their_own_events_and_admins_all,
+);
+
+fn event(number: i64) -> NewEvent {
+    NewEvent { kind: "test.written", lease: None, node: None, user: None, data: json!({ "number": number }) }
+}
+
+async fn a_tail_loses_nothing_and_repeats_nothing_while_eight_write(world: World) {
+    let mut tail = EventTail::from_now(&world.store, SystemClock.now()).await.unwrap();
+    let writing = Arc::new(AtomicBool::new(true));
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..8 {
+        let store = world.store.clone();
+        writers.spawn(async move {
+            for number in 0..60 {
+                store.append_event(&event(writer * 1000 + number), SystemClock.now()).await.unwrap();
+            }
+        });
+    }
+    let reader = {
+        let (store, writing) = (world.store.clone(), writing.clone());
+        tokio::spawn(async move {
+            let mut numbers = Vec::new();
+            loop {
+                let last_look = !writing.load(Relaxed);
+                let events = tail.poll(&store, SystemClock.now()).await.unwrap();
+                numbers.extend(events.iter().map(|event| event.data["number"].as_i64().unwrap()));
+                if last_look {
+                    return numbers;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+    };
+    writers.join_all().await;
+    writing.store(false, Relaxed);
+    let numbers = reader.await.unwrap();
+    let distinct: HashSet<i64> = numbers.iter().copied().collect();
+    assert_eq!((numbers.len(), distinct.len()), (480, 480));
+}
+
+async fn a_tail_gives_an_event_that_becomes_visible_late(world: World) {
+    world.store.append_event(&event(1), at(0)).await.unwrap();
+    let mut tail = EventTail::from_now(&world.store, at(0)).await.unwrap();
+    assert_eq!(tail.poll(&world.store, at(0)).await.unwrap(), [], "what was there before is not news");
+    let late = |id: i64, uid: u8| {
+        format!(
+            "INSERT INTO events (id, uid, at, kind, data) VALUES ({id}, '{uid:026}', 0, 'test.late', '{{}}')"
+        )
+    };
+    world.sql(&late(102, 2)).await.unwrap();
+    let ids =
+        |events: Vec<orion_store::Event>| events.into_iter().map(|event| event.id.0).collect::<Vec<_>>();
+    assert_eq!(ids(tail.poll(&world.store, at(1)).await.unwrap()), [102]);
+    // 101 took its number first, but committed only now: a reader of `id > 102` never sees it.
+    world.sql(&late(101, 1)).await.unwrap();
+    assert_eq!(ids(world.store.events_after(EventId(102), 10).await.unwrap()), [] as [i64; 0]);
+    assert_eq!(ids(tail.poll(&world.store, at(10)).await.unwrap()), [101]);
+    for second in 11..60 {
+        assert_eq!(ids(tail.poll(&world.store, at(second)).await.unwrap()), [] as [i64; 0], "nothing twice");
+    }
+    world.sql(&late(103, 3)).await.unwrap();
+    assert_eq!(ids(tail.poll(&world.store, at(61)).await.unwrap()), [103]);
+}
+
+async fn a_tail_that_resumes_leaves_no_gap(world: World) {
+    for number in 0..10 {
+        world.store.append_event(&event(number), at(number * 10)).await.unwrap();
+    }
+    let all = world.store.events_after(EventId(0), 100).await.unwrap();
+    assert_eq!(world.store.events_in_overlap(at(70)).await.unwrap(), all[7..]);
+    let mut tail = EventTail::resume(&world.store, all[6].id, at(200)).await.unwrap();
+    let again = tail.poll(&world.store, at(200)).await.unwrap();
+    assert_eq!(again, all[4..], "the last 20 seconds before it come again");
+    let mut fresh = EventTail::resume(&world.store, EventId(0), at(200)).await.unwrap();
+    assert_eq!(fresh.poll(&world.store, at(200)).await.unwrap(), all);
+}
+
+async fn users_see_their_own_events_and_admins_all(world: World) {
+    let (alice, bob) = (world.user("alice").await, world.user("bob").await);
+    world.store.append_event(&event(1), at(1)).await.unwrap();
+    let of = |user| world.store.events_visible_to(user, EventId(0), 100);
+    let of_alice = of(Some(alice)).await.unwrap();
+    assert_eq!(of_alice.len(), 1);
+    assert!(of_alice.iter().all(|event| event.user == Some(alice)));
+    assert_eq!(of(Some(bob)).await.unwrap().len(), 1);
+    assert_eq!(of(None).await.unwrap().len(), 3);
+    assert_eq!(of_alice[0].data["username"], "alice");
+    assert_eq!(of_alice[0].uid.len(), 26);
+}

@@ -1,0 +1,119 @@
+//! Idempotency keys: one request wins, the others learn of it.
+
+use crate::world::{TTL, World, at, on_both, sha};
+use orion_domain::lease::EndReason;
+use orion_store::{Cas, IdemNew, IdemState, PlaceOutcome, PlaceRequest};
+use std::time::Duration;
+
+on_both!(
+    of_two_requests_at_once_one_wins_and_the_other_is_told,
+    a_refused_placement_keeps_no_key,
+    the_first_reply_is_kept_and_the_secrets_go,
+    keys_are_forgotten_when_their_time_is_up,
+    an_extended_lease_keeps_its_reply_longer,
+    a_failed_request_frees_its_key,
+);
+
+fn key(request_key: &str) -> IdemNew {
+    IdemNew {
+        scope: "alice POST /api/rent".into(),
+        key_sha256: sha(1),
+        body_sha256: sha(2),
+        request_key: Some(request_key.into()),
+        secrets_sealed: Some(vec![1, 2, 3]),
+        expires_at: at(1000),
+    }
+}
+
+async fn wish(world: &World) -> PlaceRequest {
+    let user = world.user("alice").await;
+    let mut wish = world.wish(user, 1);
+    wish.idem = Some(key(&wish.request_key));
+    wish
+}
+
+async fn of_two_requests_at_once_one_wins_and_the_other_is_told(world: World) {
+    world.free_nodes(3).await;
+    let wish = wish(&world).await;
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let (store, wish) = (world.store.clone(), wish.clone());
+        requests.spawn(async move { store.place(&wish).await.unwrap() });
+    }
+    let (mut placed, mut replayed) = (0, 0);
+    for outcome in requests.join_all().await {
+        match outcome {
+            PlaceOutcome::Placed(placements) => {
+                placed += 1;
+                assert!(placements[0].lease.finish_after_crash);
+            }
+            PlaceOutcome::Replayed(row) => {
+                replayed += 1;
+                assert_eq!((row.state, row.body_sha256), (IdemState::Running, sha(2)));
+                assert_eq!(row.request_key.as_ref(), Some(&wish.request_key));
+                assert_eq!(row.secrets_sealed, Some(vec![1, 2, 3]));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((placed, replayed), (1, 5));
+    assert_eq!(world.count("SELECT COUNT(*) FROM leases").await, 1);
+}
+
+async fn a_refused_placement_keeps_no_key(world: World) {
+    let wish = wish(&world).await;
+    assert!(matches!(world.store.place(&wish).await.unwrap(), PlaceOutcome::TooFew { .. }));
+    assert_eq!(world.store.idem_get("alice POST /api/rent", &sha(1)).await.unwrap(), None);
+    world.free_node(1).await;
+    world.place(&wish).await;
+}
+
+async fn the_first_reply_is_kept_and_the_secrets_go(world: World) {
+    let new = key("r1");
+    assert_eq!(world.store.idem_begin(&new, at(0)).await.unwrap(), None);
+    let seen = world.store.idem_begin(&new, at(1)).await.unwrap().unwrap();
+    assert_eq!((seen.state, seen.created_at), (IdemState::Running, at(0)));
+    let finish = |status, reply: &'static [u8]| {
+        world.store.idem_finish("alice POST /api/rent", &new.key_sha256, status, reply, at(2000))
+    };
+    assert_eq!(finish(200, b"first").await.unwrap(), Cas::Done(()));
+    assert_eq!(finish(500, b"second").await.unwrap(), Cas::Stale);
+    let row = world.store.idem_get(&new.scope, &new.key_sha256).await.unwrap().unwrap();
+    assert_eq!((row.state, row.reply_status), (IdemState::Done, Some(200)));
+    assert_eq!((row.reply_sealed, row.secrets_sealed), (Some(b"first".to_vec()), None));
+    let nowhere = world.store.idem_finish("x", &sha(9), 200, b"", at(2000)).await.unwrap();
+    assert_eq!(nowhere, Cas::Gone);
+    world.store.idem_delete(&new.scope, &new.key_sha256).await.unwrap();
+    assert_eq!(world.store.idem_get(&new.scope, &new.key_sha256).await.unwrap(), None);
+}
+
+async fn keys_are_forgotten_when_their_time_is_up(world: World) {
+    let new = key("r1");
+    world.store.idem_begin(&new, at(0)).await.unwrap();
+    assert!(world.store.idem_begin(&new, at(999)).await.unwrap().is_some());
+    let mut later = key("r2");
+    later.expires_at = at(3000);
+    assert_eq!(world.store.idem_begin(&later, at(1000)).await.unwrap(), None, "the old one is over");
+    assert_eq!(world.store.idem_sweep(at(2999)).await.unwrap(), 0);
+    assert_eq!(world.store.idem_sweep(at(3000)).await.unwrap(), 1);
+}
+
+async fn an_extended_lease_keeps_its_reply_longer(world: World) {
+    world.free_node(1).await;
+    let wish = wish(&world).await;
+    let lease = world.active_lease(&wish).await;
+    world.store.extend(lease.id, at(7200), "api", TTL, at(5)).await.unwrap().done().unwrap();
+    let kept = at(7200).plus(Duration::from_secs(24 * 3600));
+    assert_eq!(world.count("SELECT expires_at FROM idempotency").await, kept.as_micros());
+}
+
+async fn a_failed_request_frees_its_key(world: World) {
+    world.free_node(1).await;
+    let wish = wish(&world).await;
+    let placed = world.place(&wish).await.remove(0);
+    let failed = EndReason::Failed { detail: "no node took it".into() };
+    world.store.end_leases(&[placed.lease.id], &failed, None, at(5)).await.unwrap();
+    assert_eq!(world.store.idem_get("alice POST /api/rent", &sha(1)).await.unwrap(), None);
+    let events = world.store.events_of_lease(placed.lease.id, 9).await.unwrap();
+    assert_eq!(events.last().unwrap().data["reason"]["detail"], "no node took it");
+}

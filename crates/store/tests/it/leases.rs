@@ -1,0 +1,233 @@
+//! Release, extension, expiry, and the lists that owners and the scheduler read.
+
+use crate::world::{TTL, World, at, on_both};
+use orion_domain::{
+    LeaseId, NodeId,
+    lease::{EndReason, Phase},
+    node::Health,
+};
+use orion_store::{Cas, StoreError};
+
+on_both!(
+    a_release_claims_the_node_and_happens_once,
+    a_release_of_a_claimed_node_leaves_it_to_the_scheduler,
+    an_extension_moves_the_end_and_makes_the_node_dirty,
+    two_extensions_at_once_are_both_counted_or_one_is_told,
+    leases_are_due_when_their_time_is_up,
+    owners_see_their_leases_with_their_nodes,
+    leases_are_found_by_phase_and_request,
+    a_lease_whose_provisioner_is_gone_is_found,
+    every_transition_and_its_event_stand_or_fall_together,
+    a_corrupt_row_is_named,
+);
+
+async fn a_release_claims_the_node_and_happens_once(world: World) {
+    let user = world.user("alice").await;
+    let node = world.free_node(1).await;
+    let lease = world.active_lease(&world.wish(user, 1)).await;
+    let release =
+        || world.store.release_and_claim(lease.id, &EndReason::Released, Some(user), "api", TTL, at(9));
+    let claim = release().await.unwrap().done().unwrap().expect("it is free and alive");
+    assert_eq!((claim.node.id, claim.desired.is_none()), (node, true));
+    assert_eq!(claim.retiring, Some((lease.id, lease.account.clone())));
+    assert!(claim.was_clean_before);
+    assert!(matches!(release().await.unwrap(), Cas::Stale));
+    let missing = world.store.release_and_claim(LeaseId(99), &EndReason::Released, None, "api", TTL, at(9));
+    assert!(matches!(missing.await.unwrap(), Cas::Gone));
+    assert_eq!(world.finish(&claim, at(10)).await.ended, [lease.id]);
+    let events = world.store.events_of_lease(lease.id, 100).await.unwrap();
+    let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(kinds, ["lease.placed", "lease.active", "lease.releasing", "lease.ended"]);
+    assert_eq!(events[2].data["actor"], user.0);
+    assert!(events.iter().all(|event| event.user == Some(user) && event.node == Some(node)));
+    world.check_invariants().await;
+}
+
+async fn a_release_of_a_claimed_node_leaves_it_to_the_scheduler(world: World) {
+    let user = world.user("alice").await;
+    let node = world.free_node(1).await;
+    let lease = world.active_lease(&world.wish(user, 1)).await;
+    let claim = world.claim(node, at(1)).await;
+    let released = world.store.release_and_claim(lease.id, &EndReason::Released, None, "api", TTL, at(2));
+    assert!(matches!(released.await.unwrap(), Cas::Done(None)));
+    world.store.release_claim(&claim, at(3)).await.unwrap();
+    assert_eq!(world.store.dirty_nodes(at(3), 10).await.unwrap(), [node]);
+    assert_eq!(world.clean(node, at(4)).await.ended, [lease.id]);
+}
+
+async fn an_extension_moves_the_end_and_makes_the_node_dirty(world: World) {
+    let user = world.user("alice").await;
+    let node = world.free_node(1).await;
+    let lease = world.active_lease(&world.wish(user, 1)).await;
+    let extend = |until| world.store.extend(lease.id, at(until), "api", TTL, at(9));
+    let (extended, claim) = extend(7200).await.unwrap().done().unwrap();
+    let claim = claim.expect("it is free and alive");
+    assert_eq!((extended.until, extended.deadline_applied), (at(7200), Some(at(3600))));
+    assert_eq!(extended, world.lease(lease.id).await);
+    assert!(world.node(node).await.is_dirty());
+    assert_eq!(claim.desired.as_ref().unwrap().until, at(7200));
+    world.finish(&claim, at(10)).await;
+    assert_eq!(world.lease(lease.id).await.deadline_applied, Some(at(7200)));
+    assert_eq!(extend(7200).await.unwrap(), Cas::Stale, "not later");
+    world.store.end_leases(&[lease.id], &EndReason::Released, None, at(11)).await.unwrap();
+    assert_eq!(extend(9000).await.unwrap(), Cas::Stale, "it is ending");
+    assert_eq!(world.store.extend(LeaseId(99), at(1), "a", TTL, at(9)).await.unwrap(), Cas::Gone);
+}
+
+async fn two_extensions_at_once_are_both_counted_or_one_is_told(world: World) {
+    let user = world.user("alice").await;
+    world.free_node(1).await;
+    let lease = world.active_lease(&world.wish(user, 1)).await;
+    let extend = || world.store.extend(lease.id, at(7200), "api", TTL, at(9));
+    let (a, b) = tokio::join!(extend(), extend());
+    let done = [a.unwrap(), b.unwrap()].into_iter().filter(|outcome| matches!(outcome, Cas::Done(_))).count();
+    assert_eq!(done, 1);
+    assert_eq!(world.lease(lease.id).await.until, at(7200));
+}
+
+async fn leases_are_due_when_their_time_is_up(world: World) {
+    let user = world.user("alice").await;
+    world.free_nodes(3).await;
+    let mut ids = Vec::new();
+    for until in [300, 100, 200] {
+        let mut wish = world.wish(user, 1);
+        wish.until = at(until);
+        ids.push(world.active_lease(&wish).await.id);
+    }
+    assert_eq!(world.store.next_due().await.unwrap(), Some(at(100)));
+    assert_eq!(world.store.due_leases(at(99), 10).await.unwrap(), []);
+    let due: Vec<LeaseId> =
+        world.store.due_leases(at(200), 10).await.unwrap().into_iter().map(|lease| lease.id).collect();
+    assert_eq!(due, [ids[1], ids[2]]);
+    assert_eq!(world.store.due_leases(at(200), 1).await.unwrap().len(), 1);
+    assert_eq!(world.store.end_leases(&due, &EndReason::Expired, None, at(201)).await.unwrap(), due);
+    assert_eq!(world.store.end_leases(&due, &EndReason::Expired, None, at(202)).await.unwrap(), []);
+    assert_eq!(world.store.due_leases(at(250), 10).await.unwrap(), []);
+    assert_eq!(world.store.next_due().await.unwrap(), Some(at(300)));
+    assert_eq!(world.store.next_end(at(150)).await.unwrap(), Some(at(200)), "it still has its node");
+    assert_eq!(world.store.next_end(at(300)).await.unwrap(), None);
+}
+
+async fn owners_see_their_leases_with_their_nodes(world: World) {
+    let (alice, bob) = (world.user("alice").await, world.user("bob").await);
+    world.free_nodes(3).await;
+    let first = world.active_lease(&world.wish(alice, 1)).await;
+    let of_bob = world.active_lease(&world.wish(bob, 1)).await;
+    let second = world.active_lease(&world.wish(alice, 1)).await;
+    let node = first.state.occupies().unwrap();
+    world.store.end_leases(&[first.id], &EndReason::Released, None, at(1)).await.unwrap();
+    world.clean(node, at(2)).await;
+    let ids = |rows: &[orion_store::LeaseRow]| rows.iter().map(|row| row.lease.id).collect::<Vec<_>>();
+    let all = world.store.leases_of(Some(alice), true, LeaseId(0), 10).await.unwrap();
+    assert_eq!(ids(&all), [first.id, second.id]);
+    assert_eq!((all[0].ended_at, all[1].ended_at), (Some(at(2)), None));
+    assert_eq!(all[0].node.as_ref().unwrap().id, node, "the last node of an ended lease");
+    assert_eq!(all[1].node.as_ref().unwrap().lease, Some(second.id));
+    assert_eq!(ids(&world.store.leases_of(Some(alice), false, LeaseId(0), 10).await.unwrap()), [second.id]);
+    assert_eq!(ids(&world.store.leases_of(None, true, first.id, 1).await.unwrap()), [of_bob.id]);
+    world.store.forget_clean_nodes(at(3)).await.unwrap();
+    assert_eq!(world.store.lease_row(first.id).await.unwrap().unwrap().node, None);
+    let on = world.store.leases_on_nodes(&[NodeId(1), NodeId(2), NodeId(3), NodeId(99)]).await.unwrap();
+    assert_eq!(on.len(), 2);
+    assert!(on.iter().all(|(node, lease)| lease.state.occupies() == Some(*node)));
+}
+
+async fn leases_are_found_by_phase_and_request(world: World) {
+    let user = world.user("alice").await;
+    world.free_nodes(3).await;
+    let wish = world.wish(user, 2);
+    let placed = world.place(&wish).await;
+    world.finish(&placed[0].claim, at(10)).await;
+    let of_request = world.store.leases_of_request(&wish.request_key).await.unwrap();
+    assert_eq!(of_request.len(), 2);
+    assert_eq!(world.store.leases_of_request("unknown").await.unwrap(), []);
+    let active = world.store.leases_in(Phase::Active, at(10), 10).await.unwrap();
+    assert_eq!(active.iter().map(|lease| lease.id).collect::<Vec<_>>(), [placed[0].lease.id]);
+    assert_eq!(world.store.leases_in(Phase::Active, at(9), 10).await.unwrap(), []);
+    assert_eq!(world.store.leases_in(Phase::Provisioning, at(0), 10).await.unwrap().len(), 1);
+}
+
+async fn a_lease_whose_provisioner_is_gone_is_found(world: World) {
+    let user = world.user("alice").await;
+    world.free_nodes(2).await;
+    let placed = world.place(&world.wish(user, 2)).await;
+    assert_eq!(world.store.orphaned_leases(at(29), 10).await.unwrap(), []);
+    world.store.extend_claim(&placed[0].claim, TTL, at(29)).await.unwrap();
+    let orphaned = world.store.orphaned_leases(at(30), 10).await.unwrap();
+    assert_eq!(orphaned, std::slice::from_ref(&placed[1].lease));
+    world.claim(placed[1].claim.node.id, at(30)).await;
+    assert_eq!(world.store.orphaned_leases(at(30), 10).await.unwrap(), []);
+}
+
+async fn every_transition_and_its_event_stand_or_fall_together(world: World) {
+    let user = world.user("alice").await;
+    let nodes = world.free_nodes(2).await;
+    let lease = world.active_lease(&world.wish(user, 1)).await;
+    let node = lease.state.occupies().unwrap();
+    let free = nodes.into_iter().find(|id| *id != node).unwrap();
+    let claim = world.claim(node, at(5)).await;
+    let state = |world: World| async move {
+        let sum = "SELECT SUM(version) FROM nodes";
+        let numbers = [
+            world
+                .count(
+                    &sum.replace("SUM(version)", "CAST(SUM(version) AS SIGNED)")
+                        .replace("SIGNED", word(&world)),
+                )
+                .await,
+            world.count("SELECT COUNT(*) FROM leases").await,
+            world.count("SELECT COUNT(*) FROM lease_nodes").await,
+            world.count("SELECT COUNT(*) FROM idempotency").await,
+        ];
+        (world, numbers)
+    };
+    let (world, before) = state(world).await;
+    world.sql("ALTER TABLE events RENAME TO hidden").await.unwrap();
+    let version = world.node(node).await.version;
+    let fails = [
+        world.store.place(&world.wish(user, 1)).await.is_err(),
+        world.store.end_leases(&[lease.id], &EndReason::Released, None, at(6)).await.is_err(),
+        world.store.extend(lease.id, at(7200), "a", TTL, at(6)).await.is_err(),
+        world.store.set_health(node, version, Health::Dead, "x", at(6)).await.is_err(),
+        world.store.fail_reconcile(&claim, "x", at(9), true, at(6)).await.is_err(),
+        world.store.quarantine(free, "x", at(6)).await.is_err(),
+        world.store.register_node(&world.registration(9)).await.is_err(),
+    ];
+    world.sql("ALTER TABLE hidden RENAME TO events").await.unwrap();
+    assert_eq!(fails, [true; 7]);
+    let (world, after) = state(world).await;
+    assert_eq!(before, after);
+    assert_eq!(world.lease(lease.id).await, lease);
+    world.finish(&claim, at(7)).await;
+}
+
+fn word(world: &World) -> &'static str {
+    if world.is_maria() { "SIGNED" } else { "INTEGER" }
+}
+
+async fn a_corrupt_row_is_named(world: World) {
+    let user = world.user("alice").await;
+    let node = world.free_node(1).await;
+    let lease = world.active_lease(&world.wish(user, 1)).await;
+    world.sql("UPDATE leases SET tags = '{nonsense'").await.unwrap();
+    match world.store.lease(lease.id).await.unwrap_err() {
+        StoreError::Corrupt { table, id, detail } => {
+            assert_eq!((table, id), ("leases", lease.id.0));
+            assert!(detail.starts_with("tags: "), "{detail}");
+        }
+        other => panic!("{other:?}"),
+    }
+    world.sql("UPDATE nodes SET addr = '0.0.0.0'").await.unwrap();
+    let error = world.store.nodes_all().await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("row {node} of table nodes is corrupt: addr: ")), "{text}");
+    for impossible in [
+        "UPDATE leases SET state = 'sleeping'",
+        "UPDATE leases SET occupies_node = NULL",
+        "UPDATE nodes SET applied_version = desired_version + 1",
+        "UPDATE nodes SET health = 'fine'",
+        "UPDATE nodes SET ssh_port = 0",
+    ] {
+        assert!(world.sql(impossible).await.is_err(), "the schema allows {impossible}");
+    }
+}

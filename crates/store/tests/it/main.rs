@@ -1,0 +1,17 @@
+//! One suite, run on SQLite and on a real MariaDB server. A query exists when both pass.
+#![expect(clippy::unwrap_used, reason = "clippy.toml allows it in tests, but does not know their helpers")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test panics on whatever it does not expect")]
+
+mod events;
+mod idempotency;
+mod leases;
+mod mariadb;
+mod moves;
+mod nodes;
+mod outage;
+mod placing;
+mod reconciling;
+mod registering;
+mod schema;
+mod users;
+mod world;

@@ -1,0 +1,143 @@
+//! Nodes: links and their epochs, admission, cordon, what was seen when, and what a reset forgets.
+
+use crate::world::{World, at, on_both};
+use orion_domain::{
+    NodeId,
+    lease::EndReason,
+    node::{Admission, Facts, Health, LinkState},
+};
+use orion_store::Cas;
+use std::collections::HashMap;
+
+on_both!(
+    a_late_word_about_an_older_link_is_ignored,
+    what_an_agent_says_of_its_sshd_is_forgotten_with_its_link,
+    a_node_is_admitted_only_from_reported_and_at_its_version,
+    quarantine_and_cordon_are_kept_until_they_are_lifted,
+    pages_changes_and_lists_show_every_node,
+    what_was_seen_is_written_in_batches,
+    replicas_beat_and_say_goodbye,
+    a_reset_forgets_clean_nodes_and_keeps_the_others,
+);
+
+async fn a_late_word_about_an_older_link_is_ignored(world: World) {
+    let node = world.free_node(1).await;
+    let (up, first) = world.store.open_link(node, "api-1", at(1)).await.unwrap().done().unwrap();
+    assert_eq!((up.link, up.link_replica.as_deref()), (LinkState::Up, Some("api-1")));
+    let (_, second) = world.store.open_link(node, "api-2", at(2)).await.unwrap().done().unwrap();
+    assert!(second > first);
+    let late = world.store.link_changed(node, first, "api-1", LinkState::Lost, at(3)).await.unwrap();
+    assert_eq!(late, Cas::Stale);
+    let kept = world.node(node).await;
+    assert_eq!((kept.link, kept.link_replica.as_deref()), (LinkState::Up, Some("api-2")));
+    let lost = world.store.link_changed(node, second, "api-2", LinkState::Lost, at(4)).await.unwrap();
+    let lost = lost.done().unwrap();
+    assert_eq!((lost.link, lost.link_since), (LinkState::Lost, at(4)));
+    assert_eq!(world.store.open_link(NodeId(99), "api-1", at(4)).await.unwrap(), Cas::Gone);
+    let kinds: Vec<String> =
+        world.store.events_of_node(node, 3).await.unwrap().into_iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, ["node.link_up", "node.link_up", "node.link_lost"]);
+}
+
+async fn what_an_agent_says_of_its_sshd_is_forgotten_with_its_link(world: World) {
+    let node = world.free_node(1).await;
+    let (_, epoch) = world.store.open_link(node, "api-1", at(1)).await.unwrap().done().unwrap();
+    let said = world.store.set_agent_sshd(node, Some(false), at(2)).await.unwrap().done().unwrap();
+    assert_eq!(said.agent_sees_sshd, Some(false));
+    assert_eq!(world.store.set_agent_sshd(node, Some(false), at(3)).await.unwrap(), Cas::Stale);
+    world.store.link_changed(node, epoch, "api-1", LinkState::Lost, at(4)).await.unwrap().done().unwrap();
+    assert_eq!(world.node(node).await.agent_sees_sshd, None);
+    assert_eq!(world.store.set_agent_sshd(node, None, at(5)).await.unwrap(), Cas::Stale);
+}
+
+async fn a_node_is_admitted_only_from_reported_and_at_its_version(world: World) {
+    world.join_token().await;
+    let node = world.register(&world.registration(1)).await;
+    assert_eq!(world.store.admit(node.id, node.version + 1, at(1)).await.unwrap(), Cas::Stale);
+    let admitted = world.store.admit(node.id, node.version, at(1)).await.unwrap().done().unwrap();
+    assert_eq!(admitted.admission, Admission::Admitted);
+    assert_eq!(world.store.admit(node.id, admitted.version, at(2)).await.unwrap(), Cas::Stale);
+    let mut by_hand = world.registration(2);
+    by_hand.host_keys.clear();
+    let pending = world.register(&by_hand).await;
+    assert_eq!(world.store.admit(pending.id, pending.version, at(2)).await.unwrap(), Cas::Stale);
+}
+
+async fn quarantine_and_cordon_are_kept_until_they_are_lifted(world: World) {
+    let node = world.free_node(1).await;
+    assert_eq!(world.store.lift_quarantine(node, at(1)).await.unwrap(), Cas::Stale);
+    world.store.quarantine(node, "it lies", at(1)).await.unwrap().done().unwrap();
+    world.set_health(node, Health::Suspect, at(2)).await;
+    world.set_health(node, Health::Alive, at(3)).await;
+    assert_eq!(world.node(node).await.quarantine.as_deref(), Some("it lies"));
+    let lifted = world.store.lift_quarantine(node, at(4)).await.unwrap().done().unwrap();
+    assert!(lifted.quarantine.is_none() && lifted.is_dirty(), "it is cleaned before it is offered");
+    let cordoned = world.store.set_cordon(node, Some("disk swap"), at(5)).await.unwrap().done().unwrap();
+    assert_eq!(cordoned.cordon.as_deref(), Some("disk swap"));
+    let open = world.store.set_cordon(node, None, at(6)).await.unwrap().done().unwrap();
+    assert_eq!(open.cordon, None);
+    assert_eq!(world.store.quarantine(NodeId(99), "x", at(6)).await.unwrap(), Cas::Gone);
+}
+
+async fn pages_changes_and_lists_show_every_node(world: World) {
+    let nodes = world.free_nodes(5).await;
+    let ids =
+        |nodes: Vec<orion_domain::node::Node>| nodes.into_iter().map(|node| node.id).collect::<Vec<_>>();
+    assert_eq!(ids(world.store.nodes_all().await.unwrap()), nodes);
+    assert_eq!(ids(world.store.nodes_page(NodeId(0), 2).await.unwrap()), nodes[..2]);
+    assert_eq!(ids(world.store.nodes_page(nodes[1], 100).await.unwrap()), nodes[2..]);
+    assert_eq!(ids(world.store.nodes_of(&[nodes[3], NodeId(99)]).await.unwrap()), nodes[3..4]);
+    let facts = Facts { cpu_cores: Some(64), agent_version: Some("0.1.0".into()), ..Facts::default() };
+    let changed = world.store.update_facts(nodes[2], &facts, at(70)).await.unwrap().done().unwrap();
+    assert_eq!(changed.facts, facts);
+    assert_eq!(ids(world.store.nodes_changed_since(at(70)).await.unwrap()), [nodes[2]]);
+}
+
+async fn what_was_seen_is_written_in_batches(world: World) {
+    let seen: Vec<_> = (1..=1200).map(|id| (NodeId(id), at(id))).collect();
+    world.store.touch_seen(&seen).await.unwrap();
+    world.store.touch_seen(&[(NodeId(3), at(9999))]).await.unwrap();
+    world.store.touch_seen(&[]).await.unwrap();
+    let some = world.store.last_seen(&[NodeId(3), NodeId(1200), NodeId(5000)]).await.unwrap();
+    assert_eq!(some, HashMap::from([(NodeId(3), at(9999)), (NodeId(1200), at(1200))]));
+}
+
+async fn replicas_beat_and_say_goodbye(world: World) {
+    for (name, second) in [("api-1", 1), ("scheduler-1", 2), ("api-1", 3)] {
+        let kind = if name.starts_with("api") { "api" } else { "scheduler" };
+        world.store.replica_beat(name, kind, at(second)).await.unwrap();
+    }
+    let replicas = world.store.replicas().await.unwrap();
+    let names: Vec<_> = replicas.iter().map(|r| (r.name.as_str(), r.kind.as_str(), r.beat_at)).collect();
+    assert_eq!(names, [("api-1", "api", at(3)), ("scheduler-1", "scheduler", at(2))]);
+    world.store.remove_replica("api-1").await.unwrap();
+    assert_eq!(world.store.replicas().await.unwrap().len(), 1);
+}
+
+async fn a_reset_forgets_clean_nodes_and_keeps_the_others(world: World) {
+    let user = world.user("alice").await;
+    let leased = world.free_node(1).await;
+    let lease = world.active_lease(&world.wish(user, 1)).await;
+    let clean = world.free_node(2).await;
+    let dead = world.free_node(3).await;
+    world.set_health(dead, Health::Dead, at(5)).await;
+    let claimed = world.free_node(4).await;
+    world.claim(claimed, at(5)).await;
+    let result = world.store.forget_clean_nodes(at(6)).await.unwrap();
+    assert_eq!(result.forgotten, [clean]);
+    let kept: Vec<(NodeId, &str)> = result.kept.iter().map(|(id, name, _)| (*id, name.as_str())).collect();
+    assert_eq!(kept, [(leased, "node-1"), (dead, "node-3"), (claimed, "node-4")]);
+    let why: Vec<&str> = result.kept.iter().map(|(_, _, why)| why.as_str()).collect();
+    assert_eq!(
+        why,
+        [
+            format!("lease {} is still on it", lease.id).as_str(),
+            "it could not be cleaned (dead)",
+            "it is being worked on"
+        ]
+    );
+    world.store.end_leases(&[lease.id], &EndReason::Reset, Some(user), at(7)).await.unwrap();
+    world.clean(leased, at(8)).await;
+    assert_eq!(world.store.forget_clean_nodes(at(60)).await.unwrap().forgotten, [leased, claimed]);
+    assert_eq!(world.store.nodes_all().await.unwrap().len(), 1);
+}

@@ -1,0 +1,204 @@
+//! Registration: who creates, who changes, who is refused.
+
+use crate::world::{World, at, host_key, on_both, sha};
+use orion_domain::node::{Admission, Health};
+use orion_store::RegisterOutcome;
+
+on_both!(
+    a_join_token_creates_a_dirty_node,
+    a_worker_without_host_keys_waits_for_an_admin,
+    the_same_body_again_changes_nothing,
+    a_known_key_name_or_address_needs_the_node_token,
+    the_node_token_changes_the_node,
+    a_changed_host_key_quarantines_the_node_and_is_not_taken_over,
+    bad_join_tokens_create_nothing,
+    a_join_token_creates_as_many_nodes_as_it_says,
+    a_forgotten_node_registers_again_with_its_token_and_key,
+    twenty_workers_that_are_one_make_one_node,
+);
+
+async fn a_join_token_creates_a_dirty_node(world: World) {
+    world.join_token().await;
+    let mut request = world.registration(1);
+    request.tags = vec!["gpu".parse().unwrap()];
+    request.facts.gpus = vec!["RTX".into()];
+    let node = world.register(&request).await;
+    assert_eq!(node, world.node(node.id).await);
+    assert_eq!((node.admission, node.health), (Admission::Reported, Health::Unknown));
+    assert!(node.is_dirty() && !node.is_offerable());
+    assert_eq!((node.host_keys, node.tags, node.facts), (vec![host_key(1)], request.tags, request.facts));
+    let by_token = world.store.node_by_token_sha256(&request.new_node_token_sha256).await.unwrap();
+    assert_eq!(by_token.unwrap().id, node.id);
+    assert_eq!(world.store.node_by_token_sha256(&sha(1)).await.unwrap(), None);
+    assert_eq!(world.store.events_of_node(node.id, 9).await.unwrap()[0].kind, "node.registered");
+}
+
+async fn a_worker_without_host_keys_waits_for_an_admin(world: World) {
+    world.join_token().await;
+    let mut request = world.registration(1);
+    request.host_keys.clear();
+    let node = world.register(&request).await;
+    assert_eq!(node.admission, Admission::Pending);
+    let key = host_key(1);
+    let fingerprint = key.parse::<orion_domain::credentials::SshPublicKey>().unwrap().fingerprint();
+    assert!(world.store.accept_key(node.id, &fingerprint, at(1)).await.unwrap().done().is_none());
+    let saw = || world.store.saw_host_key(node.id, &key, &fingerprint, at(1));
+    assert_eq!(saw().await.unwrap().done().unwrap().seen_fingerprint.as_deref(), Some(fingerprint.as_str()));
+    assert!(saw().await.unwrap().done().is_none(), "the same key again is no news");
+    assert!(world.store.accept_key(node.id, "SHA256:other", at(2)).await.unwrap().done().is_none());
+    let node = world.store.accept_key(node.id, &fingerprint, at(2)).await.unwrap().done().unwrap();
+    assert_eq!((node.admission, node.host_keys), (Admission::Admitted, vec![key]));
+}
+
+async fn the_same_body_again_changes_nothing(world: World) {
+    world.join_token().await;
+    let request = world.registration(1);
+    let node = world.register(&request).await;
+    let again = world.store.register_node(&request).await.unwrap();
+    assert_eq!(again, RegisterOutcome::Same(node.id));
+    assert_eq!(node, world.node(node.id).await);
+    assert_eq!(world.store.events_of_node(node.id, 9).await.unwrap().len(), 1);
+}
+
+async fn a_known_key_name_or_address_needs_the_node_token(world: World) {
+    world.join_token().await;
+    let known = world.registration(1);
+    let node = world.register(&known).await.id;
+    let mut by_key = world.registration(2);
+    by_key.host_keys = vec![host_key(7).parse().unwrap(), host_key(1).parse().unwrap()];
+    let mut by_name = world.registration(3);
+    by_name.hostname = known.hostname.clone();
+    let mut by_address = world.registration(4);
+    by_address.addr = known.addr.clone();
+    for (request, what) in [(by_key, "host key"), (by_name, "hostname"), (by_address, "address")] {
+        let outcome = world.store.register_node(&request).await.unwrap();
+        assert_eq!(outcome, RegisterOutcome::Conflict { what, node });
+        // Nor may another node take it over with its own token.
+        let mut own = world.registration(100);
+        own.join_token_sha256 = Some(sha(7));
+        let other = match world.store.register_node(&own).await.unwrap() {
+            RegisterOutcome::Created(node) => node.id,
+            RegisterOutcome::Same(id) => id,
+            unexpected => panic!("{unexpected:?}"),
+        };
+        let mut theft = request.clone();
+        theft.node_token_sha256_presented = Some(own.new_node_token_sha256);
+        let outcome = world.store.register_node(&theft).await.unwrap();
+        assert_eq!(outcome, RegisterOutcome::Conflict { what, node }, "by node {other}");
+    }
+    assert_eq!(world.count("SELECT COUNT(*) FROM nodes").await, 2);
+}
+
+async fn the_node_token_changes_the_node(world: World) {
+    let first = world.registration(1);
+    let node = world.alive_node_from(&first).await;
+    let mut request = world.registration(2);
+    request.host_keys = vec![host_key(1).parse().unwrap(), host_key(50).parse().unwrap()];
+    request.tags = vec!["gpu".parse().unwrap()];
+    request.node_token_sha256_presented = Some(first.new_node_token_sha256.clone());
+    request.join_token_sha256 = None;
+    let updated = match world.store.register_node(&request).await.unwrap() {
+        RegisterOutcome::Updated(node) => node,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(updated, world.node(node).await);
+    assert_eq!((&updated.hostname, &updated.addr), (&request.hostname, &request.addr));
+    assert_eq!(updated.admission, Admission::Reported, "its key has to be found at the new address");
+    assert_eq!((updated.host_keys.len(), updated.quarantine), (2, None));
+    assert_eq!(world.count("SELECT COUNT(*) FROM node_tags WHERE tag = 'gpu'").await, 1);
+    let version = updated.version;
+    let again = world.store.register_node(&request).await.unwrap();
+    assert!(matches!(again, RegisterOutcome::Updated(node) if node.version == version), "no news, no write");
+    request.node_token_sha256_presented = Some(sha(99));
+    assert_eq!(world.store.register_node(&request).await.unwrap(), RegisterOutcome::BadNodeToken);
+}
+
+async fn a_changed_host_key_quarantines_the_node_and_is_not_taken_over(world: World) {
+    let first = world.registration(1);
+    let node = world.alive_node_from(&first).await;
+    let mut request = world.registration(1);
+    request.host_keys = vec![host_key(66).parse().unwrap()];
+    request.body_sha256 = sha(66);
+    request.node_token_sha256_presented = Some(first.new_node_token_sha256);
+    for _ in 0..2 {
+        let node = match world.store.register_node(&request).await.unwrap() {
+            RegisterOutcome::Updated(node) => node,
+            other => panic!("{other:?}"),
+        };
+        assert!(node.quarantine.as_deref().unwrap().contains("its host key changed"), "{node:?}");
+        assert_eq!(node.host_keys, [host_key(1)]);
+    }
+    let events = world.store.events_of_node(node, 99).await.unwrap();
+    assert_eq!(events.iter().filter(|event| event.kind == "node.quarantined").count(), 1);
+    assert_eq!(world.store.forget_clean_nodes(at(9)).await.unwrap().forgotten, [], "the pin is the evidence");
+}
+
+async fn bad_join_tokens_create_nothing(world: World) {
+    world.store.create_join_token(&sha(20), "old", None, Some(at(-1)), None, at(-9)).await.unwrap();
+    let taken_back =
+        world.store.create_join_token(&sha(21), "back", None, None, None, at(0)).await.unwrap().id;
+    world.store.revoke_join_token(taken_back, at(0)).await.unwrap().done().unwrap();
+    world.store.create_join_token(&sha(22), "none", None, None, Some(0), at(0)).await.unwrap();
+    for token in [None, Some(sha(20)), Some(sha(21)), Some(sha(22)), Some(sha(23))] {
+        let mut request = world.registration(1);
+        request.join_token_sha256 = token.clone();
+        let outcome = world.store.register_node(&request).await.unwrap();
+        assert_eq!(outcome, RegisterOutcome::BadJoinToken, "{token:?}");
+    }
+    assert_eq!(world.count("SELECT COUNT(*) FROM nodes").await, 0);
+    let tokens = world.store.join_tokens().await.unwrap();
+    assert_eq!(tokens.iter().map(|token| token.note.as_str()).collect::<Vec<_>>(), ["none", "back", "old"]);
+    assert!(tokens[1].revoked);
+}
+
+async fn a_join_token_creates_as_many_nodes_as_it_says(world: World) {
+    world.store.create_join_token(&sha(7), "two", None, None, Some(2), at(0)).await.unwrap();
+    world.register(&world.registration(1)).await;
+    let repeated = world.store.register_node(&world.registration(1)).await.unwrap();
+    assert!(matches!(repeated, RegisterOutcome::Same(_)));
+    let second = world.register(&world.registration(2)).await;
+    let third = world.store.register_node(&world.registration(3)).await.unwrap();
+    assert_eq!(third, RegisterOutcome::BadJoinToken);
+    assert_eq!(world.store.join_tokens().await.unwrap()[0].uses_left, Some(0));
+    let lost_reply = world.store.register_node(&world.registration(2)).await.unwrap();
+    assert_eq!(lost_reply, RegisterOutcome::Same(second.id), "a repetition still works");
+}
+
+async fn a_forgotten_node_registers_again_with_its_token_and_key(world: World) {
+    let first = world.registration(1);
+    let node = world.alive_node_from(&first).await;
+    let old_epoch = world.claim(node, at(0)).await.epoch;
+    world.store.release_claim(&world.claim(node, at(31)).await, at(31)).await.unwrap();
+    world.clean(node, at(31)).await;
+    assert_eq!(world.store.forget_clean_nodes(at(40)).await.unwrap().forgotten, [node]);
+    assert_eq!(world.store.node(node).await.unwrap(), None);
+    let mut again = world.registration(1);
+    again.now = at(50);
+    again.join_token_sha256 = None;
+    again.node_token_sha256_presented = Some(first.new_node_token_sha256);
+    again.new_node_token_sha256 = sha(77);
+    let mut stranger = again.clone();
+    stranger.host_keys = vec![host_key(2).parse().unwrap()];
+    assert_eq!(world.store.register_node(&stranger).await.unwrap(), RegisterOutcome::BadNodeToken);
+    let new = world.register(&again).await;
+    assert_ne!(new.id, node);
+    let epoch = world.claim(new.id, at(51)).await.epoch;
+    assert!(epoch > old_epoch, "the machine refuses older epochs: {epoch} > {old_epoch}");
+    let mut twice = again.clone();
+    twice.hostname = "other".parse().unwrap();
+    assert_eq!(world.store.register_node(&twice).await.unwrap(), RegisterOutcome::BadNodeToken);
+}
+
+async fn twenty_workers_that_are_one_make_one_node(world: World) {
+    world.join_token().await;
+    let request = world.registration(1);
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let (store, request) = (world.store.clone(), request.clone());
+        workers.spawn(async move { store.register_node(&request).await.unwrap() });
+    }
+    let outcomes = workers.join_all().await;
+    let created = outcomes.iter().filter(|outcome| matches!(outcome, RegisterOutcome::Created(_))).count();
+    let same = outcomes.iter().filter(|outcome| matches!(outcome, RegisterOutcome::Same(_))).count();
+    assert_eq!((created, same), (1, 19));
+}

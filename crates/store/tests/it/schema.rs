@@ -1,0 +1,124 @@
+//! Migrations: repeated, at once, half done, of a newer version; and init.sql, which equals them.
+
+use crate::{
+    mariadb,
+    world::{World, config, on_both},
+};
+use orion_store::{Store, StoreConfig, StoreError};
+use sqlx::{Connection, Row, mysql::MySqlConnection};
+use std::os::unix::fs::PermissionsExt;
+
+on_both!(migrations_run_twice_without_harm, a_newer_schema_is_refused);
+
+async fn migrations_run_twice_without_harm(world: World) {
+    world.user("alice").await;
+    let again = Store::open(&config(&world.url)).await.unwrap();
+    assert!(again.user_by_name("alice").await.unwrap().is_some());
+}
+
+async fn a_newer_schema_is_refused(world: World) {
+    let newer = if world.is_maria() {
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (9999, 'future', TRUE, 'x', 1)"
+    } else {
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (9999, 'future', TRUE, x'00', 1)"
+    };
+    world.sql(newer).await.unwrap();
+    let error = Store::open(&config(&world.url)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Migration(_)), "{error:?}");
+    assert!(error.to_string().contains("newer version of Orion"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_start_at_once_migrate_once() {
+    let server = tokio::task::spawn_blocking(mariadb::shared).await.unwrap();
+    let url = server.create_database("at_once").await;
+    let mut replicas = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let config = config(&url);
+        replicas.spawn(async move { Store::open(&config).await.unwrap().is_healthy().await });
+    }
+    assert_eq!(replicas.join_all().await, [true; 6]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_died_half_way_is_run_again() {
+    let server = tokio::task::spawn_blocking(mariadb::shared).await.unwrap();
+    let world = World::on(server).await;
+    world.sql("UPDATE _sqlx_migrations SET success = FALSE WHERE version = 14").await.unwrap();
+    world.sql("DELETE FROM _sqlx_migrations WHERE version > 14").await.unwrap();
+    assert!(Store::open(&config(&world.url)).await.unwrap().is_healthy().await);
+    assert_eq!(world.count("SELECT COUNT(*) FROM _sqlx_migrations WHERE success = FALSE").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn init_sql_equals_the_migrations() {
+    let server = tokio::task::spawn_blocking(mariadb::shared).await.unwrap();
+    let migrated = World::on(server).await;
+    let by_hand = server.create_database("by_hand").await;
+    let init = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../init.sql")).unwrap();
+    let mut connection = MySqlConnection::connect(&by_hand).await.unwrap();
+    for _ in 0..2 {
+        let script = sqlx::AssertSqlSafe(init.clone());
+        sqlx::raw_sql(script).execute(&mut connection).await.expect("init.sql runs, also twice");
+    }
+    let of_migrations = migrated.url.rsplit('/').next().unwrap().to_string();
+    let (expected, found) =
+        (schema(&mut connection, &of_migrations).await, schema(&mut connection, "by_hand").await);
+    assert!(expected.len() > 150, "only {} facts about the schema", expected.len());
+    assert_eq!(expected, found);
+    assert!(Store::open(&config(&by_hand)).await.unwrap().is_healthy().await, "and the store starts on it");
+}
+
+/// Columns, indexes and checks, one line each.
+async fn schema(connection: &mut MySqlConnection, database: &str) -> Vec<String> {
+    let queries = [
+        "SELECT CONCAT_WS(' ', table_name, column_name, ordinal_position, column_type, is_nullable, \
+         column_default, collation_name, extra) FROM information_schema.columns \
+         WHERE table_schema = ? AND table_name <> '_sqlx_migrations' ORDER BY 1",
+        "SELECT CONCAT_WS(' ', table_name, index_name, non_unique, seq_in_index, column_name) \
+         FROM information_schema.statistics WHERE table_schema = ? AND table_name <> '_sqlx_migrations' ORDER BY 1",
+        "SELECT CONCAT_WS(' ', table_name, constraint_name, check_clause) \
+         FROM information_schema.check_constraints WHERE constraint_schema = ? ORDER BY 1",
+        "SELECT CONCAT_WS(' ', table_name, engine, table_collation) FROM information_schema.tables \
+         WHERE table_schema = ? AND table_name <> '_sqlx_migrations' ORDER BY 1",
+    ];
+    let mut facts = Vec::new();
+    for query in queries {
+        let rows = sqlx::query(query).bind(database).fetch_all(&mut *connection).await.unwrap();
+        facts.extend(
+            rows.iter().map(|row| String::from_utf8_lossy(&row.get_unchecked::<Vec<u8>, _>(0)).into_owned()),
+        );
+    }
+    facts
+}
+
+#[tokio::test]
+async fn the_sqlite_file_is_private_also_when_it_was_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("orion.db");
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let store = Store::open(&config(&format!("sqlite:{}", path.display()))).await.unwrap();
+    store.put_setting("x", "y").await.unwrap();
+    for entry in std::fs::read_dir(directory.path()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", entry.file_name());
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_is_told_at_once() {
+    let two = vec!["sqlite:/tmp/a".to_string(), "sqlite:/tmp/b".to_string()];
+    let wrong = [vec![], vec!["postgres://x".to_string()], two, vec!["sqlite:/nowhere/orion.db".to_string()]];
+    for urls in wrong {
+        let error = Store::open(&StoreConfig { urls: urls.clone(), connections_max: 5 }).await.unwrap_err();
+        assert!(matches!(error, StoreError::Config(_)), "{urls:?}: {error:?}");
+    }
+    let server = tokio::task::spawn_blocking(mariadb::shared).await.unwrap();
+    let stranger = server.url("mysql").replace("orion:orion", "orion:wrong");
+    let error = Store::open(&config(&stranger)).await.unwrap_err();
+    assert!(!error.is_unavailable(), "a wrong password does not heal by itself: {error:?}");
+}

@@ -1,0 +1,101 @@
+//! Accounts of the API, sealed values and settings.
+
+use crate::world::{World, at, on_both, sha};
+use orion_domain::UserId;
+use orion_store::{Cas, CreateUser, IdemNew, Role};
+
+on_both!(
+    a_name_is_taken_once,
+    an_admin_is_made_or_made_of_a_user,
+    tokens_of_an_older_generation_are_void,
+    replicas_that_start_at_once_share_one_sealed_key,
+    settings_are_replaced,
+    the_databases_clock_is_read,
+);
+
+async fn a_name_is_taken_once(world: World) {
+    let alice = "alice".parse().unwrap();
+    let signup = |idem| async move { idem };
+    let mut racers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (store, name) = (world.store.clone(), "alice".parse().unwrap());
+        racers.spawn(async move {
+            store.create_user(&name, "$argon2id$x", Role::User, at(0), None).await.unwrap()
+        });
+    }
+    let outcomes = racers.join_all().await;
+    let created = outcomes.iter().filter(|outcome| matches!(outcome, CreateUser::Created(_))).count();
+    assert_eq!((created, outcomes.len()), (1, 8));
+    assert_eq!(world.count("SELECT COUNT(*) FROM users").await, 1);
+    let user = world.store.user_by_name("alice").await.unwrap().unwrap();
+    assert_eq!((user.role, user.token_generation, user.created_at), (Role::User, 0, at(0)));
+    assert_eq!(user.password_hash.expose(), "$argon2id$x");
+    assert_eq!(world.store.user_by_id(user.id).await.unwrap(), Some(user));
+    for unknown in ["bob", "Alice", "", "alice' OR '1'='1", "été", "alice "] {
+        assert_eq!(world.store.user_by_name(unknown).await.unwrap(), None, "{unknown:?}");
+    }
+    let key = signup(IdemNew {
+        scope: "signup".into(),
+        key_sha256: sha(1),
+        body_sha256: sha(2),
+        request_key: None,
+        secrets_sealed: None,
+        expires_at: at(99),
+    })
+    .await;
+    let taken = world.store.create_user(&alice, "x", Role::User, at(1), Some(&key)).await.unwrap();
+    assert_eq!(taken, CreateUser::Taken);
+    assert_eq!(world.store.idem_get("signup", &sha(1)).await.unwrap(), None, "a refusal keeps no key");
+    let bob = "bob".parse().unwrap();
+    let made = world.store.create_user(&bob, "x", Role::User, at(1), Some(&key)).await.unwrap();
+    assert!(matches!(made, CreateUser::Created(_)));
+    let again = world.store.create_user(&bob, "x", Role::User, at(2), Some(&key)).await.unwrap();
+    assert!(matches!(again, CreateUser::Replayed(row) if row.body_sha256 == sha(2)));
+}
+
+async fn an_admin_is_made_or_made_of_a_user(world: World) {
+    let alice = world.user("alice").await;
+    assert!(!world.store.any_admin().await.unwrap());
+    let name = "alice".parse().unwrap();
+    assert_eq!(world.store.upsert_admin(&name, "$new", at(1)).await.unwrap(), alice);
+    let user = world.store.user_by_id(alice).await.unwrap().unwrap();
+    assert_eq!((user.role, user.token_generation, user.password_hash.expose()), (Role::Admin, 1, "$new"));
+    let other = world.store.upsert_admin(&"boss".parse().unwrap(), "$x", at(1)).await.unwrap();
+    assert_ne!(other, alice);
+    assert!(world.store.any_admin().await.unwrap());
+}
+
+async fn tokens_of_an_older_generation_are_void(world: World) {
+    let alice = world.user("alice").await;
+    assert_eq!(world.store.bump_token_generation(alice).await.unwrap(), Cas::Done(()));
+    assert_eq!(world.store.user_by_id(alice).await.unwrap().unwrap().token_generation, 1);
+    assert_eq!(world.store.bump_token_generation(UserId(99)).await.unwrap(), Cas::Gone);
+}
+
+async fn replicas_that_start_at_once_share_one_sealed_key(world: World) {
+    assert_eq!(world.store.get_sealed("ca").await.unwrap(), None);
+    let mut replicas = tokio::task::JoinSet::new();
+    for number in 0_u8..8 {
+        let store = world.store.clone();
+        replicas.spawn(async move { store.put_sealed_if_absent("ca", &[number, 0, 255]).await.unwrap() });
+    }
+    let keys = replicas.join_all().await;
+    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    assert_eq!(world.store.get_sealed("ca").await.unwrap().as_ref(), Some(&keys[0]));
+}
+
+async fn settings_are_replaced(world: World) {
+    assert_eq!(world.store.get_setting("brake").await.unwrap(), None);
+    for value in ["{}", "{\"reason\":\"né\"}"] {
+        world.store.put_setting("brake", value).await.unwrap();
+        assert_eq!(world.store.get_setting("brake").await.unwrap().as_deref(), Some(value));
+    }
+}
+
+async fn the_databases_clock_is_read(world: World) {
+    let ours = orion_domain::Clock::now(&orion_domain::SystemClock);
+    let theirs = world.store.now().await.unwrap();
+    let apart = theirs.since(ours).max(ours.since(theirs));
+    assert!(apart.as_secs() < 2, "{ours} and {theirs} are {apart:?} apart");
+    assert!(world.store.is_healthy().await);
+}

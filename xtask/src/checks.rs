@@ -1,0 +1,317 @@
+//! Rules of the repository that no compiler knows: how long a file may be, that the documents name only what
+//! exists, that shell scripts are sound.
+
+use crate::{
+    failure::{Failure, Outcome, failed_to},
+    process, repo,
+};
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// No file has more lines.
+const LINES_MAX: usize = 600;
+
+/// Kinds of files that people write and read.
+const WRITTEN: [&str; 12] =
+    ["rs", "sh", "sql", "yml", "yaml", "toml", "md", "html", "css", "js", "ts", "tsx"];
+
+/// What the invariants table of the architecture has in its first column.
+const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
+
+fn extension(path: &Path) -> &str {
+    path.extension().and_then(|extension| extension.to_str()).unwrap_or_default()
+}
+
+fn read(path: &Path) -> Outcome<String> {
+    fs::read_to_string(repo::root().join(path)).map_err(failed_to(format!("read {}", path.display())))
+}
+
+fn all_or_nothing(complaints: &[String]) -> Outcome {
+    match complaints.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::new(complaints.join("\n"))),
+    }
+}
+
+/// No file is longer than 600 lines.
+///
+/// # Errors
+/// Names those that are.
+pub fn file_lengths() -> Outcome {
+    let mut complaints = Vec::new();
+    for path in repo::files()?.iter().filter(|path| WRITTEN.contains(&extension(path))) {
+        let lines = read(path)?.lines().count();
+        if lines > LINES_MAX {
+            complaints.push(format!("{}: {lines} lines, {LINES_MAX} at most: split it", path.display()));
+        }
+    }
+    all_or_nothing(&complaints)
+}
+
+/// Every path that a document names in backticks exists, and so does every test in the invariants table.
+///
+/// # Errors
+/// Names the document, the line, and what is not there.
+pub fn documents() -> Outcome {
+    let files = repo::files()?;
+    let known = Known::new(&files);
+    let mut complaints = Vec::new();
+    for path in files.iter().filter(|path| extension(path) == "md") {
+        let base = path.parent().unwrap_or(Path::new(""));
+        for (number, name) in paths_named(&read(path)?, &known) {
+            if !known.holds(base, &name) {
+                complaints.push(format!("{}:{number}: there is no `{name}`", path.display()));
+            }
+        }
+    }
+    if !files.iter().any(|path| path == Path::new(ARCHITECTURE)) {
+        complaints.push(format!("there is no {ARCHITECTURE}"));
+        return all_or_nothing(&complaints);
+    }
+    let tests = tests_of(&files)?;
+    let rows = invariants(&read(Path::new(ARCHITECTURE))?);
+    if rows.is_empty() {
+        complaints.push(format!("{ARCHITECTURE} has no invariants table (rows that begin with `| I1 |`)"));
+    }
+    for row in rows {
+        if row.tests.is_empty() {
+            complaints.push(format!("{ARCHITECTURE}:{}: {} names no test", row.line, row.name));
+        }
+        for test in row.tests.iter().filter(|test| !tests.contains(*test)) {
+            complaints.push(format!("{ARCHITECTURE}:{}: {}: there is no test `{test}`", row.line, row.name));
+        }
+    }
+    all_or_nothing(&complaints)
+}
+
+/// shellcheck finds nothing in the scripts. Files of functions that are no programs by themselves (no `#!`)
+/// are compiled into the playbooks, which have tests of their own.
+///
+/// # Errors
+/// With what shellcheck found.
+pub fn shell_scripts() -> Outcome {
+    let mut scripts = Vec::new();
+    for path in repo::files()? {
+        let may_be = extension(&path).is_empty() || extension(&path) == "sh";
+        if may_be && read(&path).is_ok_and(|text| is_shell_script(&text)) {
+            scripts.push(path);
+        }
+    }
+    process::run(Command::new("shellcheck").args(scripts).current_dir(repo::root()))
+}
+
+fn is_shell_script(text: &str) -> bool {
+    let first = text.lines().next().unwrap_or_default();
+    first.strip_prefix("#!").is_some_and(|interpreter| {
+        let words: Vec<&str> = interpreter.split(['/', ' ']).collect();
+        words.contains(&"sh") || words.contains(&"bash")
+    })
+}
+
+/// The names of all test functions: `fn NAME` below a `#[test]` or `#[…::test…]`, or one that stands, alone on
+/// a line, in the list of a macro that makes it one (each test of the store runs on two databases).
+fn tests_of(files: &[PathBuf]) -> Outcome<HashSet<String>> {
+    let mut tests = HashSet::new();
+    for path in files.iter().filter(|path| extension(path) == "rs") {
+        tests.extend(tests_in(&read(path)?));
+    }
+    Ok(tests)
+}
+
+fn tests_in(source: &str) -> Vec<String> {
+    let listed: HashSet<&str> = source.lines().filter_map(|line| line.trim().strip_suffix(',')).collect();
+    let mut tests = Vec::new();
+    let mut is_test = false;
+    for line in source.lines().map(str::trim) {
+        if line.starts_with("#[") {
+            let attribute = line.trim_start_matches("#[").split(['(', ']', ' ']).next().unwrap_or_default();
+            is_test |= attribute.rsplit("::").next() == Some("test");
+        } else if let Some((_, rest)) = line.split_once("fn ") {
+            let name = rest.split(['(', '<']).next().unwrap_or_default();
+            if is_test || listed.contains(name) {
+                tests.push(name.to_owned());
+            }
+            is_test = false;
+        }
+    }
+    tests
+}
+
+/// A row of the invariants table.
+#[derive(Debug, PartialEq, Eq)]
+struct Invariant {
+    line: usize,
+    name: String,
+    tests: Vec<String>,
+}
+
+/// Rows whose first cell is `I` and a number; their tests are the backticked names in the last cell that are
+/// no paths.
+fn invariants(text: &str) -> Vec<Invariant> {
+    let rows = text.lines().zip(1..).filter_map(|(line, number)| {
+        let cells: Vec<&str> =
+            line.trim().strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
+        let (name, last) = (cells.first()?, cells.last()?);
+        let digits = name.strip_prefix('I')?;
+        (!digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit())).then(|| Invariant {
+            line: number,
+            name: (*name).to_owned(),
+            tests: quoted_in(last)
+                .filter(|word| !word.contains(['/', '.']))
+                .filter_map(|word| word.rsplit("::").next().map(str::to_owned))
+                .collect(),
+        })
+    });
+    rows.collect()
+}
+
+/// What stands between backticks.
+fn quoted_in(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2)
+}
+
+/// Words in backticks that are paths of this repository, with their lines; code blocks are not looked at.
+fn paths_named(text: &str, known: &Known) -> Vec<(usize, String)> {
+    let mut named = Vec::new();
+    let mut in_code = false;
+    for (line, number) in text.lines().zip(1..) {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        } else if !in_code {
+            for word in quoted_in(line) {
+                let path = word.split_once(':').map_or(word, |(path, _)| path);
+                if known.looks_like_a_path(path) {
+                    named.extend(alternatives(path).into_iter().map(|path| (number, path)));
+                }
+            }
+        }
+    }
+    named
+}
+
+/// `a/{b,c}.rs` as `a/b.rs` and `a/c.rs`.
+fn alternatives(path: &str) -> Vec<String> {
+    let Some((before, rest)) = path.split_once('{') else { return vec![path.to_owned()] };
+    let Some((inside, after)) = rest.split_once('}') else { return vec![path.to_owned()] };
+    inside.split(',').flat_map(|one| alternatives(&format!("{before}{}{after}", one.trim()))).collect()
+}
+
+/// The files and directories of the repository.
+struct Known {
+    paths: HashSet<PathBuf>,
+    top: HashSet<String>,
+}
+
+impl Known {
+    fn new(files: &[PathBuf]) -> Self {
+        let paths: HashSet<PathBuf> =
+            files.iter().flat_map(|file| file.ancestors()).map(Path::to_path_buf).collect();
+        let top = files.iter().filter_map(|file| file.iter().next());
+        Self { top: top.map(|name| name.to_string_lossy().into_owned()).collect(), paths }
+    }
+
+    /// A relative path with a slash, below something at the top of the repository or with the ending of a
+    /// file that people write. `application/json`, `/api/rent` and `GET /x` are none.
+    fn looks_like_a_path(&self, word: &str) -> bool {
+        let ordinary = |c: char| c.is_ascii_alphanumeric() || "-_./*{},".contains(c);
+        let Some((first, _)) = word.split_once('/') else { return false };
+        !first.is_empty()
+            && first != "target"
+            && word.chars().all(ordinary)
+            && (self.top.contains(first) || WRITTEN.contains(&extension(Path::new(word))))
+    }
+
+    /// Whether it exists, seen from the root or from the document's own directory. Of a pattern with `*` only
+    /// what stands before it is looked at.
+    fn holds(&self, base: &Path, name: &str) -> bool {
+        let name = match name.split_once('*') {
+            Some((before, _)) => before.rsplit_once('/').map_or("", |(directory, _)| directory),
+            None => name.trim_end_matches('/'),
+        };
+        self.paths.contains(Path::new(name)) || self.paths.contains(&base.join(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> Known {
+        let files = [
+            "crates/store/src/lib.rs",
+            "crates/store/migrations/sqlite/0001_a.sql",
+            "docs/adr/0001.md",
+            "init.sql",
+        ];
+        Known::new(&files.map(PathBuf::from))
+    }
+
+    fn missing(text: &str) -> Vec<(usize, String)> {
+        let known = known();
+        let mut named = paths_named(text, &known);
+        named.retain(|(_, path)| !known.holds(Path::new("docs"), path));
+        named
+    }
+
+    #[test]
+    fn a_path_that_does_not_exist_is_found_with_its_line() {
+        let text = "a\n`crates/store/src/lib.rs` and `crates/store/src/gone.rs:12`\n`other/lost.rs`";
+        assert_eq!(
+            missing(text),
+            [(2, "crates/store/src/gone.rs".to_owned()), (3, "other/lost.rs".to_owned())]
+        );
+    }
+
+    #[test]
+    fn directories_patterns_braces_and_neighbours_are_understood() {
+        let text = "`crates/store/` `crates/store/migrations/{sqlite,mariadb}` `crates/*/src` `adr/0001.md`\n\
+                    `crates/store/src/lib.rs:Store::open`";
+        assert_eq!(missing(text), [(1, "crates/store/migrations/mariadb".to_owned())]);
+    }
+
+    #[test]
+    fn what_is_no_path_of_the_repository_is_passed_over() {
+        let text = "`application/json` `/api/rent` `POST /auth/login` `target/debug/orion` `init` `<a>/b.rs`\n\
+                    ```\n`crates/gone`\n```\ncrates/gone";
+        assert_eq!(missing(text), []);
+    }
+
+    #[test]
+    fn the_invariants_and_their_tests_are_read_from_the_table() {
+        let text = "| | invariant | held by |\n|---|---|---|\n\
+                    | I1 | `one` lease | `a_node_has_one`, `it::two::a_second_is_refused` in `crates/store/src/lib.rs` |\n\
+                    | I22 | none | the schema |\n| IX | x | `y` |\n";
+        assert_eq!(
+            invariants(text),
+            [
+                Invariant {
+                    line: 3,
+                    name: "I1".into(),
+                    tests: vec!["a_node_has_one".into(), "a_second_is_refused".into()]
+                },
+                Invariant { line: 4, name: "I22".into(), tests: vec![] },
+            ]
+        );
+    }
+
+    #[test]
+    fn only_functions_that_are_tests_count_as_tests() {
+        let source = "on_both! {\n    four,\n}\nasync fn four(world: World) {}\nfn helper() {}\n#[test]\nfn one() {}\n    #[tokio::test(flavor = \"x\")]\n    #[expect(x)]\n    \
+                      async fn two() {\nfn inner() {}\n#[cfg(test)]\nmod tests {}\nfn three() {}";
+        assert_eq!(tests_in(source), ["four", "one", "two"]);
+    }
+
+    #[test]
+    fn a_script_is_known_by_its_first_line() {
+        assert!(
+            is_shell_script("#!/bin/bash\n")
+                && is_shell_script("#!/usr/bin/env bash")
+                && is_shell_script("#!/bin/sh")
+        );
+        assert!(!is_shell_script("# functions\n") && !is_shell_script("#!/usr/bin/python3"));
+    }
+}
