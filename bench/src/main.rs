@@ -21,6 +21,7 @@ mod site;
 use broken::{Broken, Context as _};
 use clap::Parser as _;
 use figure::Figure;
+use floor::Floor;
 use measure::{eight, memory, moved, single};
 use plan::{Options, Plan};
 use site::Site;
@@ -91,11 +92,14 @@ async fn measure_all(plan: &Plan, site: &mut Site, figures: &mut Vec<Figure>) ->
     if plan.needs_fleet() {
         site.grow_to(plan::WORKERS).await?;
     }
-    if plan.any(&["rent_warm_ms", "rent_vs_ansible", "release_ms"]) {
-        figures.extend(single::measure(plan, site).await?);
-    }
-    if plan.any(&["rent_8_ms"]) {
-        figures.push(eight::measure(plan, site).await?);
+    if plan.any(&["rent_warm_ms", "rent_vs_ansible", "release_ms", "rent_8_ms"]) {
+        let mut floor = Floor::open(site).await?;
+        if plan.any(&["rent_warm_ms", "rent_vs_ansible", "release_ms"]) {
+            figures.extend(single::measure(plan, site, &mut floor).await?);
+        }
+        if plan.any(&["rent_8_ms"]) {
+            figures.push(eight::measure(plan, site, &mut floor).await?);
+        }
     }
     for fault in [moved::Fault::Killed, moved::Fault::Cut] {
         if plan.any(&[fault.figure()]) {

@@ -156,6 +156,7 @@ fn start_up(
     }
     command
         .env("ORION_ADMIN_PASSWORD", admin_password)
+        .env("NO_COLOR", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

@@ -4,7 +4,7 @@
 
 use crate::{
     failure::{Failure, Outcome, failed_to},
-    process::{capture, command_of, find_program, root_prefix, run},
+    process::{capture, command_of, find_program, root_prefix, shown},
     terminal,
 };
 use std::{fs, path::Path, process::Command};
@@ -46,6 +46,15 @@ pub const TESTS: &[Need] = &[
     need("cron", &["cron", "crontab"], "tests that a lease's cron jobs go with it"),
     need("at", &["at", "atd"], "tests that a lease's at jobs go with it"),
     need("iptables", &["iptables"], "tests of networks that drop packets"),
+];
+
+/// For `cargo xtask bench`.
+pub const BENCH: &[Need] = &[
+    SSHD,
+    SSH,
+    IPROUTE,
+    UTIL_LINUX,
+    need("ansible-core", &["ansible-playbook"], "what renting is compared with"),
 ];
 
 /// For `cargo xtask ci`, beyond the tests.
@@ -107,7 +116,10 @@ fn install(packages: &[&str]) -> Outcome {
     let apt = |words: &[&str]| {
         let fixed =
             ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300"];
-        command_of(&prefix, &[&fixed, words].concat()).and_then(|mut command| run(&mut command))
+        command_of(&prefix, &[&fixed, words].concat()).and_then(|mut command| {
+            terminal::command(&shown(&command));
+            capture(&mut command).map(drop)
+        })
     };
     let _quiet = NoServices::begin(&prefix)?;
     // Lists that are absent or old name files that the mirror no longer has. Where there is no network, but a
@@ -116,7 +128,7 @@ fn install(packages: &[&str]) -> Outcome {
         terminal::note(&format!("the package lists stay as they are: {failure}"));
     }
     apt(&[&["install", "--no-install-recommends"], packages].concat())
-        .map_err(|failure| Failure::new(failure.to_string()).hint("see the messages of apt-get above"))
+        .map_err(|failure| failure.hint("is there a way to a Debian mirror? see /etc/apt/sources.list.d"))
 }
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";

@@ -6,8 +6,10 @@
 //! demo/     the whole story of a lease, with real curl and real ssh   install   what is missing from Debian
 //! test      build, run and count all tests                            checks    rules no compiler knows
 //! ci        every check, then the tests                               tally     result lines of test programs
+//! bench     builds and runs the benchmark of bench/
 //! ```
 
+mod bench;
 mod checks;
 mod ci;
 mod demo;
@@ -36,7 +38,11 @@ usage: cargo xtask TASK
           --no-build        the programs as they were built before
   test    install what the tests need, build, run all tests, and count them
   check   the checks of CI that compile nothing: format, files, documents, scripts, licences
-  ci      every check of .ci/run, then the tests";
+  ci      every check of .ci/run, then the tests
+  bench   measure Orion beside its floors, with optimised programs (several minutes)
+          --json FILE       also write one JSON object a figure, one a line
+          --quick           a smoke run
+          --only FIGURE     only this figure; may be repeated";
 
 /// A task with its arguments.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +51,7 @@ enum Task {
     Test,
     Check,
     Ci,
+    Bench(Vec<String>),
     Help,
 }
 
@@ -55,6 +62,7 @@ fn main() -> ExitCode {
         Task::Test => test::test(),
         Task::Check => ci::check(),
         Task::Ci => ci::ci(),
+        Task::Bench(arguments) => bench::bench(&arguments),
         Task::Help => {
             terminal::line(USAGE);
             Ok(())
@@ -86,6 +94,7 @@ fn task(words: &[String]) -> Outcome<Task> {
         "test" => bare(Task::Test),
         "check" => bare(Task::Check),
         "ci" => bare(Task::Ci),
+        "bench" => Ok(Task::Bench(rest.to_vec())),
         "help" | "--help" | "-h" => Ok(Task::Help),
         other => Err(usage(format!("there is no task '{other}'"))),
     }
@@ -104,6 +113,7 @@ mod tests {
         assert_eq!(parsed("test").unwrap(), Task::Test);
         assert_eq!(parsed("check").unwrap(), Task::Check);
         assert_eq!(parsed("ci").unwrap(), Task::Ci);
+        assert_eq!(parsed("bench --quick").unwrap(), Task::Bench(vec!["--quick".to_owned()]));
         assert_eq!(parsed("").unwrap(), Task::Help);
         assert!(matches!(parsed("demo --once").unwrap(), Task::Demo(options) if options.once));
     }

@@ -15,19 +15,18 @@ use std::time::Duration;
 ///
 /// # Errors
 /// When anything fails.
-pub async fn measure(plan: &Plan, site: &Site) -> Result<Figure, Broken> {
-    let mut floor = Floor::open(site).await?;
+pub async fn measure(plan: &Plan, site: &Site, floor: &mut Floor) -> Result<Figure, Broken> {
     let (mut rents, mut floors) = (Samples::default(), Samples::default());
-    run_floor(&mut floor).await?;
+    run_floor(floor).await?;
     rent_and_release(site, floor.workers()).await?;
     let mut progress = Progress::start("rent of 8 nodes", plan.eights);
     for round in 0..plan.eights {
         if round % 2 == 0 {
-            floors.push_ms(run_floor(&mut floor).await?);
+            floors.push_ms(run_floor(floor).await?);
             rents.push_ms(rent_and_release(site, floor.workers()).await?);
         } else {
             rents.push_ms(rent_and_release(site, floor.workers()).await?);
-            floors.push_ms(run_floor(&mut floor).await?);
+            floors.push_ms(run_floor(floor).await?);
         }
         progress.step(&format!("rent {:.1} ms, floor {:.1} ms", rents.median(), floors.median()));
     }

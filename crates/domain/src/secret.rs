@@ -32,6 +32,7 @@ impl std::fmt::Debug for Secret {
 
 impl<'de> serde::Deserialize<'de> for Secret {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self)
+        // The deserializer's own words would repeat the value.
+        String::deserialize(deserializer).map(Self).map_err(|_| serde::de::Error::custom("expected a string"))
     }
 }

@@ -72,12 +72,19 @@ impl Fleet {
     pub async fn apply(&self, claim: &NodeClaim, change: Change) -> Result<Applied, StoreError> {
         let work = self.work_on(claim, change);
         tokio::pin!(work);
+        let ttl = self.config.claim_ttl;
+        let mut ours_until = self.now().plus(ttl);
         let worked = loop {
             tokio::select! {
                 worked = &mut work => break worked,
-                () = tokio::time::sleep(self.config.claim_ttl / 3) => {
-                    if !self.store.extend_claim(claim, self.config.claim_ttl, self.now()).await? {
-                        return Ok(Applied::Superseded);
+                () = tokio::time::sleep(ttl / 3) => {
+                    let now = self.now();
+                    match self.store.extend_claim(claim, ttl, now).await {
+                        Ok(true) => ours_until = now.plus(ttl),
+                        Ok(false) => return Ok(Applied::Superseded),
+                        // A blip of the database does not stop the work as long as the claim holds.
+                        Err(error) if now >= ours_until => return Err(error),
+                        Err(error) => tracing::debug!(%error, "a claim could not be renewed yet"),
                     }
                 }
             }

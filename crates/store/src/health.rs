@@ -17,7 +17,8 @@ use orion_domain::{
 use serde_json::json;
 
 impl Store {
-    /// Writes a verdict. `Dead` also makes the node dirty and takes the lease on it away: `Active` and
+    /// Writes a verdict. A node that answers again is dirty, because it is not known what happened to it
+    /// meanwhile. `Dead` also makes the node dirty and takes the lease on it away: `Active` and
     /// `Migrating` lose their node by their policy, `Releasing` ends (dirt stays with the node). A lease in
     /// `Provisioning` is left to its provisioner. A migrating lease whose target died goes back to waiting
     /// for its own node; if another lease has that one by now, it keeps the dead target and waits there.
@@ -60,6 +61,9 @@ async fn change_health(
 ) -> Result<Cas<HealthChanged>> {
     let differs = before.health != health;
     let died = differs && health == Health::Dead;
+    // What happened to it meanwhile is not known: it may have been booted, or its agent may have locked the
+    // accounts. So it is looked at.
+    let answers_again = differs && health == Health::Alive && before.health != Health::Unknown;
     let since = if differs { now } else { before.health_since };
     let kind = match health {
         Health::Unknown => "node.unknown",
@@ -70,7 +74,7 @@ async fn change_health(
     };
     let change = NodeChange {
         sets: "health = ?, health_reason = ?, health_since = ?, desired_version = desired_version + ?",
-        values: vals![health.as_str(), reason, since, i64::from(died)],
+        values: vals![health.as_str(), reason, since, i64::from(died || answers_again)],
         guard: "AND version = ?",
         guard_values: vals![before.version],
         event: differs.then(|| (kind, json!({ "reason": reason, "was": before.health.as_str() }))),

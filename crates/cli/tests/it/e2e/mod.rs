@@ -8,6 +8,7 @@ mod admission;
 mod brake;
 mod contention;
 mod crashes;
+mod database_away;
 mod deadlines;
 mod misfits;
 mod silence;

@@ -1,7 +1,7 @@
 //! A running Orion: one `orion up` process, its database, and its workers.
 
 use super::{PATIENCE, user::User};
-use orion_testkit::{Agent, Database as MariaDbDatabase, MariaDb, Worker, Workers, free_port, random_word, wait_until};
+use orion_testkit::{Agent, MariaDb, Worker, Workers, free_port, random_word, wait_until};
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
@@ -20,7 +20,10 @@ static ROOM: Semaphore = Semaphore::const_new(3);
 #[derive(Clone, Copy, Debug)]
 pub enum Database {
     Sqlite,
+    /// On a server that all tests share.
     MariaDb,
+    /// On a server of its own, which the test may stop.
+    OwnMariaDb,
 }
 
 /// Everything, started; everything is gone when it is dropped.
@@ -159,21 +162,28 @@ pub struct Up {
     process: Mutex<Option<Child>>,
     port: u16,
     data: TempDir,
-    database: Option<MariaDbDatabase>,
+    database_url: Option<String>,
+    database_server: Option<MariaDb>,
     admin_password: String,
 }
 
 impl Up {
     fn new(database: Database, admin_password: &str) -> Self {
-        let database = match database {
-            Database::Sqlite => None,
-            Database::MariaDb => Some(MariaDb::shared().create_database()),
+        let database_server = match database {
+            Database::Sqlite | Database::MariaDb => None,
+            Database::OwnMariaDb => Some(MariaDb::start()),
+        };
+        let database_url = match (database, &database_server) {
+            (Database::Sqlite, _) => None,
+            (_, Some(own)) => Some(own.create_database().url),
+            (_, None) => Some(MariaDb::shared().create_database().url),
         };
         Self {
             process: Mutex::new(None),
             port: free_port(),
             data: tempfile::tempdir().expect("a temporary directory"),
-            database,
+            database_url,
+            database_server,
             admin_password: admin_password.to_owned(),
         }
     }
@@ -201,8 +211,8 @@ impl Up {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        if let Some(database) = &self.database {
-            command.env("ORION_DATABASE_URL", &database.url);
+        if let Some(url) = &self.database_url {
+            command.env("ORION_DATABASE_URL", url);
         }
         *process = Some(command.spawn().expect("setpriv (Debian: util-linux) starts"));
     }
@@ -227,7 +237,12 @@ impl Up {
         child.wait().expect("it is ours");
     }
 
-    /// Resident memory and the like are read from /proc.
+    /// The database server, if this system has one of its own.
+    pub fn database_server(&self) -> &MariaDb {
+        self.database_server.as_ref().expect("Database::OwnMariaDb")
+    }
+
+    /// Its arguments, as every user of the machine can read them.
     pub fn command_line(&self) -> String {
         let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         let id = process.as_ref().expect("it runs").id();
