@@ -42,7 +42,7 @@ impl App {
                 self.store.lease_by_name(who.user, &name).await?.ok_or_else(missing)?.id
             }
         };
-        let row = self.lease_row(id).await?.ok_or_else(missing)?;
+        let row = self.store.lease_row(id).await?.ok_or_else(missing)?;
         if row.lease.user == who.user || who.is_admin() { Ok(row) } else { Err(missing()) }
     }
 
@@ -78,6 +78,7 @@ impl App {
         let mut nudged = self.fleet.nudge.listen();
         loop {
             let row = self
+                .store
                 .lease_row(id)
                 .await?
                 .ok_or_else(|| ApiError::internal(format!("lease {id} vanished")))?;
@@ -131,23 +132,6 @@ impl App {
             };
             return Ok(Extended { lease: id, until: lease.until, applied });
         }
-    }
-
-    /// A lease with its node; the last one it had, if it is over.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn lease_row(&self, id: LeaseId) -> Result<Option<LeaseRow>, ApiError> {
-        let Some(lease) = self.store.lease(id).await? else { return Ok(None) };
-        let node = match lease.state.occupies() {
-            Some(node) => Some(node),
-            None => self.store.lease_history(id).await?.last().map(|entry| entry.node),
-        };
-        let node = match node {
-            Some(node) => self.store.node(node).await?,
-            None => None,
-        };
-        Ok(Some(LeaseRow { lease, node, ended_at: None }))
     }
 
     /// The nodes that a lease has been on, with their names, and its events, oldest first.

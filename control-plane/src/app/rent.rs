@@ -262,6 +262,7 @@ impl App {
         let mut tickets = Vec::with_capacity(leases.len());
         for (lease, (password, _)) in leases.iter().zip(passwords) {
             let row = self
+                .store
                 .lease_row(*lease)
                 .await?
                 .ok_or_else(|| ApiError::internal(format!("lease {lease} vanished")))?;

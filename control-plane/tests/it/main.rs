@@ -8,6 +8,7 @@ mod api;
 mod authorization;
 mod bad_input;
 mod database_away;
+mod events;
 mod leases;
 mod registration;
 mod secrets;

@@ -89,3 +89,19 @@ async fn the_older_paths_do_the_same() {
         api.get("/auth/me", token.as_str().expect("a token")).await.expect(200);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_are_counts_without_names() {
+    let api = Api::start(Database::Sqlite).await;
+    api.user("alice").await;
+    api.active_lease("alice").await;
+    api.offered_node("spare").await;
+    let metrics = api.get("/metrics", "").await;
+    assert_eq!(metrics.status, 200, "{}", metrics.text);
+    for line in
+        ["orion_leases{state=\"active\"} 1", "orion_nodes{health=\"alive\"} 2", "orion_nodes_offered 1"]
+    {
+        assert!(metrics.text.contains(line), "no '{line}' in\n{}", metrics.text);
+    }
+    assert!(!metrics.text.contains("alice") && !metrics.text.contains("spare"), "{}", metrics.text);
+}

@@ -44,10 +44,8 @@ async fn create(args: CreateArgs) -> Result<(), CliError> {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = Config::new(nowhere, settings.master_key);
     let app = App::new(config, assembled.fleet, &assembled.keys, CancellationToken::new());
-    let id = app
-        .make_admin(&args.name, password)
-        .await
-        .map_err(|error| CliError::failed(error.to_string()))?;
+    let id =
+        app.make_admin(&args.name, password).await.map_err(|error| CliError::failed(error.to_string()))?;
     eprintln!("'{}' is an admin (user {id})", args.name);
     Ok(())
 }

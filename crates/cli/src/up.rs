@@ -59,7 +59,13 @@ pub struct DatabaseArgs {
     pub data_dir: Option<PathBuf>,
     /// `mysql://user:password@host:port/database` in place of SQLite; several hosts of one cluster with commas.
     /// Better in the environment than on the command line, where everybody sees it.
-    #[arg(long, env = "ORION_DATABASE_URL", value_name = "URL", hide_env_values = true, value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "ORION_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
     pub database_url: Vec<String>,
     /// Connections to each database host.
     #[arg(long, env = "ORION_DATABASE_CONNECTIONS", default_value_t = 16)]
@@ -119,7 +125,9 @@ fn master_key(dir: &Path) -> Result<MasterKey, CliError> {
     match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
         Ok(mut file) => {
             let key = MasterKey::generate();
-            file.write_all(key.to_base64().expose().as_bytes()).and_then(|()| file.sync_all()).map_err(named)?;
+            file.write_all(key.to_base64().expose().as_bytes())
+                .and_then(|()| file.sync_all())
+                .map_err(named)?;
             Ok(key)
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -180,9 +188,9 @@ async fn first_admin(app: &App) -> Result<(), CliError> {
     }
     match std::env::var("ORION_ADMIN_PASSWORD") {
         Ok(password) => {
-            app.make_admin("admin", Secret::new(password)).await.map_err(|error| {
-                CliError::failed(format!("ORION_ADMIN_PASSWORD: {error}"))
-            })?;
+            app.make_admin("admin", Secret::new(password))
+                .await
+                .map_err(|error| CliError::failed(format!("ORION_ADMIN_PASSWORD: {error}")))?;
             eprintln!("made the first admin, 'admin', with ORION_ADMIN_PASSWORD");
         }
         Err(_) => eprintln!("there is no admin yet; make one with `orion admin create NAME`"),
@@ -191,7 +199,8 @@ async fn first_admin(app: &App) -> Result<(), CliError> {
 }
 
 fn stop_on_signal(shutdown: CancellationToken) -> Result<(), CliError> {
-    let listen = |kind| tokio::signal::unix::signal(kind).map_err(|error| CliError::failed(error.to_string()));
+    let listen =
+        |kind| tokio::signal::unix::signal(kind).map_err(|error| CliError::failed(error.to_string()));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     tokio::spawn(async move {
         tokio::select! {

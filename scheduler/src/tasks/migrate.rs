@@ -5,6 +5,7 @@ use crate::Scheduler;
 use orion_domain::{
     LeaseId,
     lease::{Lease, LeaseState, OnNodeLoss, Phase},
+    node::Health,
 };
 use orion_fleet::NotProvisioned;
 use orion_store::{MoveOutcome, MoveReason, MoveRequest, StoreError};
@@ -41,10 +42,15 @@ pub async fn run(scheduler: Scheduler) {
 
 async fn migrate(scheduler: &Scheduler, lease: Lease) -> Result<(), StoreError> {
     let fleet = &scheduler.fleet;
-    let LeaseState::Migrating { from, to: None, .. } = lease.state else {
-        // It has a node; whoever claimed that provisions it, and if they died, the reconcile of that node does.
-        return Ok(());
-    };
+    let LeaseState::Migrating { from, to, .. } = lease.state else { return Ok(()) };
+    if let Some(target) = to {
+        // Whoever claimed the target provisions there, and if they died, the reconcile of that node does; but
+        // not on a target that died in turn.
+        let dead = fleet.store.node(target).await?.is_none_or(|node| node.health == Health::Dead);
+        if !dead {
+            return Ok(());
+        }
+    }
     let wait = async |why: &str| fleet.store.set_waiting(lease.id, why, fleet.now()).await.map(drop);
     match lease.on_node_loss {
         OnNodeLoss::Wait => return wait("it waits for its own node, as its policy says").await,
@@ -57,7 +63,7 @@ async fn migrate(scheduler: &Scheduler, lease: Lease) -> Result<(), StoreError> 
         .store
         .move_lease(&MoveRequest {
             lease: lease.id,
-            away_from: from,
+            away_from: to.unwrap_or(from),
             claim_of_old: None,
             why: MoveReason::NodeDead,
             holder: &fleet.config.holder,

@@ -55,7 +55,8 @@ async fn a_worker_whose_host_key_changed_is_quarantined_and_nobody_logs_in_there
     admit_by_hand(&system, plain).await;
     let dora = system.user("dora").await;
     for worker in [plain, with_agent] {
-        worker.sh("rm /etc/ssh/ssh_host_* && ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key");
+        worker
+            .sh("rm /etc/ssh/ssh_host_* && ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key");
         worker.reload_sshd();
         // New connections meet the new key; the control plane's old session still lives, so end it.
         worker.sh("pkill -KILL -f '^sshd: root' || true");

@@ -1,4 +1,4 @@
-//! `kill -9` of the control plane at any moment of a rent.
+//! `kill -9` of the control plane at any moment of a rent, and nodes that die while it is down.
 
 use super::{
     PATIENCE,
@@ -11,7 +11,9 @@ use std::{collections::HashSet, time::Duration};
 
 /// Milliseconds between a request and the end of the process that serves it: before, while and after the
 /// lease is written, the account made, the reply sent.
-const MOMENTS_MS: [u64; 4] = [10, 45, 90, 150];
+const MOMENTS_MS: [u64; 4] = [0, 35, 75, 115];
+/// How much later each may come.
+const JITTER_MS: u64 = 40;
 
 /// A rent that a crash may have cut off.
 struct Sent {
@@ -27,6 +29,8 @@ async fn a_rent_that_was_cut_off_by_a_crash_is_finished_under_its_key_and_undone
     let users = [system.user("with-key").await, system.user("as-well").await, system.user("without").await];
     for moment in MOMENTS_MS {
         let [first, second, third] = users.clone();
+        let moment = moment + rand::random_range(0..JITTER_MS);
+        eprintln!("killed {moment} ms after the requests");
         let kill = async {
             // The moment of the crash is what is varied, not a wait for a state.
             tokio::time::sleep(Duration::from_millis(moment)).await;
@@ -132,4 +136,17 @@ async fn every_node_holds_what_it_should(system: &System, users: &[User]) {
         system.until_offered(std::slice::from_ref(worker)).await;
         is_clean(worker);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_died_while_the_control_plane_was_down_is_noticed_after_its_start() {
+    let system = System::start(Database::Sqlite, 2).await;
+    let sara = system.user("sara").await;
+    let ticket = sara.rent_one().await;
+    system.up().kill();
+    system.worker_at(&ticket.host_ip).kill();
+    system.up().start();
+    system.up().answers().await;
+    sara.until_moved(ticket.rental_id, &ticket.host_ip).await;
+    assert_eq!(sara.login_now(&ticket).await.run("id -un").await.as_deref(), Ok("sara\n"));
 }

@@ -16,7 +16,11 @@ async fn while_the_database_is_away_leases_run_on_and_everything_recovers_by_its
     system.up().database_server().kill();
     let refused = rosa.try_rent(&json!({ "duration_hours": 1 }), None).await.expect("a reply").expect(503);
     assert_eq!(refused["kind"], "unavailable");
-    assert_eq!(ticket.by_password().run("id -un").await.as_deref(), Ok("rosa\n"), "nobody's login is touched");
+    assert_eq!(
+        ticket.by_password().run("id -un").await.as_deref(),
+        Ok("rosa\n"),
+        "nobody's login is touched"
+    );
     // What happens meanwhile is acted upon when it can be written down.
     system.worker_at(&ticket.host_ip).kill();
     let health = system.admin().get("/api/health").await.expect(503);

@@ -44,7 +44,11 @@ async fn a_lease_ends_by_itself_and_without_the_control_plane_the_node_closes_th
         is_locked_by_the_node_itself(worker).await;
         assert!(SystemClock.now() >= end_of(ticket), "{} locked before its time", worker.name());
         is_refused(&ticket.by_password()).await;
-        assert_eq!(worker.sh("ps -u erin -o args= | grep -c sleep || true"), "0\n", "its processes are ended");
+        assert_eq!(
+            worker.sh("ps -u erin -o args= | grep -c sleep || true"),
+            "0\n",
+            "its processes are ended"
+        );
         assert_eq!(worker.sh("id -un erin"), "erin\n", "but deleted by the control plane only");
     }
 

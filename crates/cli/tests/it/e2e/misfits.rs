@@ -31,6 +31,19 @@ async fn a_node_that_cannot_make_an_account_is_quarantined_and_the_lease_goes_to
     assert_eq!(refused["found"], 0);
     maya.release(ticket.rental_id).await;
     is_clean(good);
+
+    // An admin lets them back in; they are cleaned before they are offered.
+    for worker in [full, read_only] {
+        let node = system.node(worker).await.expect("known");
+        let lift = format!("/api/admin/nodes/{}/quarantine/lift", node["node_id"]);
+        system.admin().post(&lift, json!({})).await.expect(200);
+    }
+    system.until_offered(system.workers()).await;
+    system.workers().iter().for_each(is_clean);
+    let all = maya.rent(json!({ "duration_hours": 1, "count": 3 })).await;
+    for ticket in &all {
+        login_works(&maya, ticket).await;
+    }
 }
 
 /// Rents and releases until placement has chosen the broken node, which must not show: each rent gives a

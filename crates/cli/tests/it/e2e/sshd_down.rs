@@ -31,13 +31,12 @@ async fn a_node_whose_sshd_is_down_is_locked_and_not_given_up_at_first() {
 
     worker.start_sshd();
     system.until_node(worker, "alive", |node| node["status"] == "alive").await;
-    wait_until("the account is open again", PATIENCE, async || {
-        ticket.by_password().run("id -un").await
-    })
-    .await;
+    wait_until("the account is open again", PATIENCE, async || ticket.by_password().run("id -un").await)
+        .await;
     assert!(!locked());
     let shown = liam.show(ticket.rental_id).await;
     assert_eq!(shown["nodes"].as_array().map(Vec::len), Some(1), "{shown}");
-    let extended = liam.post(&format!("/api/extend/{}", ticket.rental_id), json!({ "additional_hours": 1 })).await;
+    let extended =
+        liam.post(&format!("/api/extend/{}", ticket.rental_id), json!({ "additional_hours": 1 })).await;
     assert_eq!(extended.expect(200)["applied"], true);
 }

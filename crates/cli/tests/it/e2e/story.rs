@@ -55,7 +55,8 @@ fn alice_rents_by_command_line(system: &System) -> Home {
 }
 
 async fn bob_rents_two_nodes(bob: &User, key: &KeyPair) -> Vec<Ticket> {
-    let body = json!({ "duration_hours": 1, "count": 2, "ssh_public_key": key.public_line(), "name": "pair" });
+    let body =
+        json!({ "duration_hours": 1, "count": 2, "ssh_public_key": key.public_line(), "name": "pair" });
     let rented = bob.rent(body).await;
     assert_eq!(rented.len(), 2);
     assert_ne!(rented[0].host_ip, rented[1].host_ip);
@@ -64,7 +65,8 @@ async fn bob_rents_two_nodes(bob: &User, key: &KeyPair) -> Vec<Ticket> {
         // At once: the reply says that the login works.
         assert_eq!(ticket.by_password().run("id -un").await.as_deref(), Ok("bob\n"));
         assert_eq!(ticket.by_key(key).run("id -un").await.as_deref(), Ok("bob\n"));
-        let groups = ticket.by_password().run("id -Gn; sudo -n true 2>&1; test -r /etc/shadow || echo closed").await;
+        let groups =
+            ticket.by_password().run("id -Gn; sudo -n true 2>&1; test -r /etc/shadow || echo closed").await;
         let groups = groups.expect("a shell");
         assert!(groups.contains("orion-lease") && groups.ends_with("closed\n"), "{groups}");
         assert_eq!(bob.show(ticket.rental_id).await["state"], "active");
@@ -112,7 +114,10 @@ async fn a_returned_node_is_cleaned_before_it_is_offered(system: &System, worker
     is_clean(worker);
     let removed = &node["admin"]["last_clean_report"]["removed"];
     assert_eq!(removed[0]["user"], "bob", "the report of the cleaning is kept: {node}");
-    assert_eq!(worker.sh("ls -A /var/tmp /var/spool/cron/crontabs /tmp /dev/shm | grep -c mine || true"), "0\n");
+    assert_eq!(
+        worker.sh("ls -A /var/tmp /var/spool/cron/crontabs /tmp /dev/shm | grep -c mine || true"),
+        "0\n"
+    );
 }
 
 async fn alices_ssh_goes_on_after_her_node_died(system: &System, home: &Home) {

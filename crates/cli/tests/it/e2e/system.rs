@@ -205,7 +205,10 @@ impl Up {
             .arg("--data-dir")
             .arg(self.data.path().join("data"))
             .env("ORION_ADMIN_PASSWORD", &self.admin_password)
-            .env("RUST_LOG", "info,orion_control_plane=debug,orion_scheduler=debug,orion_fleet=debug,russh=warn")
+            .env(
+                "RUST_LOG",
+                "info,orion_control_plane=debug,orion_scheduler=debug,orion_fleet=debug,russh=warn",
+            )
             .env_remove("ORION_MASTER_KEY")
             .env_remove("ORION_DATABASE_URL")
             .stdin(Stdio::null())

@@ -184,7 +184,11 @@ impl User {
         wait_until(&format!("lease {id}: {what}"), PATIENCE, async || {
             let path = format!("/api/rentals/{id}");
             let reply = self.try_send(Method::GET, &path, None, None).await?;
-            if reply.status == 200 && wanted(&reply.body) { Ok(reply.body) } else { Err(reply.body.to_string()) }
+            if reply.status == 200 && wanted(&reply.body) {
+                Ok(reply.body)
+            } else {
+                Err(reply.body.to_string())
+            }
         })
         .await
     }
@@ -238,7 +242,6 @@ pub fn is_clean(worker: &Worker) {
         "awk -F: '$3 >= 200000 && $3 < 60000000' /etc/passwd /etc/group; ls -A /var/lib/orion/leases /home; \
          ps -eo uid=,pid=,args= | awk '$1 >= 200000'",
     );
-    let left: Vec<&str> =
-        left.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
+    let left: Vec<&str> = left.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
     assert!(left.is_empty(), "left on {}: {left:#?}", worker.name());
 }
