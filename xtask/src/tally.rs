@@ -1,5 +1,7 @@
 //! The counts of a test run, read from the result line of each test program.
 
+use crate::terminal;
+
 /// What all test programs together reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -18,7 +20,7 @@ pub struct Tally {
 impl Tally {
     /// Takes one line of output; anything but a result line is passed over.
     pub fn take(&mut self, line: &str) {
-        let line = without_colour(line);
+        let line = terminal::without_colour(line);
         let Some((_, counts)) =
             line.trim().strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
         else {
@@ -61,18 +63,6 @@ impl Tally {
         }
         None
     }
-}
-
-/// The line without ANSI escape sequences (`ESC [ … letter`).
-fn without_colour(line: &str) -> String {
-    let mut plain = String::with_capacity(line.len());
-    let mut rest = line;
-    while let Some((before, after)) = rest.split_once("\x1b[") {
-        plain.push_str(before);
-        rest = after.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
-        rest = rest.get(1..).unwrap_or_default();
-    }
-    plain + rest
 }
 
 #[cfg(test)]

@@ -74,6 +74,18 @@ pub fn cut(text: &str, width: usize) -> String {
     }
 }
 
+/// The line without ANSI escape sequences (`ESC [ … letter`).
+pub fn without_colour(line: &str) -> String {
+    let mut plain = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once("\x1b[") {
+        plain.push_str(before);
+        rest = after.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
+        rest = rest.get(1..).unwrap_or_default();
+    }
+    plain + rest
+}
+
 /// Shows that something is waited for: a line that moves on a terminal, otherwise a dot each second. Gone, or
 /// ended, when dropped.
 pub struct Waiting {

@@ -7,6 +7,7 @@ use crate::{
 use orion_control_plane::crypto::sha256_hex;
 use orion_domain::NodeId;
 use orion_testkit::KeyPair;
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ on_both_databases!(
     nobody_takes_the_key_the_name_or_the_address_of_a_known_worker,
     a_worker_whose_host_key_changed_is_quarantined,
     a_join_token_is_good_for_as_long_and_as_often_as_it_says,
+    a_join_token_under_one_key_is_one_token,
 );
 
 async fn a_worker_joins_once_and_is_known_by_its_node_token_from_then_on(api: Api) {
@@ -123,6 +125,24 @@ async fn a_join_token_is_good_for_as_long_and_as_often_as_it_says(api: Api) {
         (json!({ "note": "x".repeat(201) }), "note"),
     ] {
         assert_eq!(api.post("/api/tokens", &admin, &body).await.problem(400)["field"], field);
+    }
+}
+
+async fn a_join_token_under_one_key_is_one_token(api: Api) {
+    let (boss, chief) = (api.admin("boss").await, api.admin("chief").await);
+    let create = async |admin: &str, note: &str| {
+        let request = api.request(Method::POST, "/api/tokens").bearer_auth(admin);
+        Reply::of(request.header("Idempotency-Key", "k1").json(&json!({ "note": note, "uses": 1 }))).await
+    };
+    let first = create(&boss, "one").await.expect(201);
+    assert_eq!(create(&boss, "one").await.expect(201), first);
+    assert_eq!(create(&boss, "two").await.problem(422)["kind"], "idempotency_key_reused");
+    let other = create(&chief, "one").await.expect(201);
+    assert_ne!(other["token"], first["token"], "keys are each caller's own");
+    for reply in [&first, &other] {
+        let token = reply["token"].as_str().expect("a token");
+        let body = api.worker(&format!("w{}", reply["id"]), &KeyPair::generate());
+        api.post(REGISTER, token, &body).await.expect(201);
     }
 }
 

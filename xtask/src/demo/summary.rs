@@ -57,7 +57,7 @@ pub fn end_of_log(place: &Place) {
     let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
     if !last.is_empty() {
         terminal::heading(&format!("The end of {}", place.shown("orion.log")));
-        last.iter().for_each(|line| terminal::note(line));
+        last.iter().for_each(|line| terminal::note(&terminal::without_colour(line)));
     }
 }
 

@@ -30,7 +30,6 @@ async fn a_rent_that_was_cut_off_by_a_crash_is_finished_under_its_key_and_undone
     for moment in MOMENTS_MS {
         let [first, second, third] = users.clone();
         let moment = moment + rand::random_range(0..JITTER_MS);
-        eprintln!("killed {moment} ms after the requests");
         let kill = async {
             // The moment of the crash is what is varied, not a wait for a state.
             tokio::time::sleep(Duration::from_millis(moment)).await;
@@ -42,6 +41,8 @@ async fn a_rent_that_was_cut_off_by_a_crash_is_finished_under_its_key_and_undone
             send(third, 1, None),
             kill
         );
+        let statuses = [&one, &two, &three].map(|sent| sent.reply.as_ref().ok().map(|reply| reply.status));
+        eprintln!("killed {moment} ms after the requests, which got {statuses:?}");
         system.up().start();
         system.up().answers().await;
         for sent in [one, two] {
