@@ -26,63 +26,75 @@ enum Key {
     Account(String),
 }
 
-/// Remembers failed logins.
+/// Remembers tries that have not succeeded.
 #[derive(Default)]
 pub struct LoginLimiter {
-    failures: Mutex<HashMap<Key, VecDeque<Timestamp>>>,
+    tries: Mutex<HashMap<Key, VecDeque<Timestamp>>>,
 }
 
 impl LoginLimiter {
-    /// Whether a try is allowed now.
+    /// Takes a try. It counts as failed from now on, so that many at once do not slip through; a success is
+    /// told with [`Self::succeeded`]. `account` is `None` for what is no name of an account at all.
     ///
     /// # Errors
-    /// After how many seconds the next one is.
-    pub fn check(&self, account: &str, address: IpAddr, now: Timestamp) -> Result<(), u64> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        for (key, most) in keys(account, address) {
-            let recent: Vec<Timestamp> = failures
-                .get(&key)
-                .map(|at| at.iter().copied().filter(|at| now.since(*at) < WINDOW).collect())
-                .unwrap_or_default();
-            if recent.len() >= most {
-                let oldest = recent[recent.len() - most];
-                return Err((WINDOW.saturating_sub(now.since(oldest))).as_secs() + 1);
+    /// After how many seconds the next try is allowed.
+    pub fn start(&self, account: Option<&str>, address: IpAddr, now: Timestamp) -> Result<(), u64> {
+        let mut tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = keys(account, address);
+        for (key, most) in &keys {
+            let Some(at) = tries.get_mut(key) else { continue };
+            while at.front().is_some_and(|first| now.since(*first) >= WINDOW) {
+                at.pop_front();
             }
+            if at.len() >= *most
+                && let Some(first) = at.front()
+            {
+                return Err(WINDOW.saturating_sub(now.since(*first)).as_secs() + 1);
+            }
+        }
+        if tries.len() > KEYS_MAX {
+            tries.retain(|_, at| at.back().is_some_and(|last| now.since(*last) < WINDOW));
+        }
+        if tries.len() > KEYS_MAX {
+            tries.clear();
+        }
+        for (key, _) in keys {
+            tries.entry(key).or_default().push_back(now);
         }
         Ok(())
     }
 
-    /// A try failed.
-    pub fn failed(&self, account: &str, address: IpAddr, now: Timestamp) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.len() > KEYS_MAX {
-            failures.retain(|_, at| at.back().is_some_and(|last| now.since(*last) < WINDOW));
-        }
-        if failures.len() > KEYS_MAX {
-            failures.clear();
-        }
-        for (key, most) in keys(account, address) {
-            let at = failures.entry(key).or_default();
-            at.push_back(now);
-            while at.len() > most {
-                at.pop_front();
+    /// A try that was taken at `at` succeeded: it is given back, and the account's failures from that address
+    /// are forgotten.
+    pub fn succeeded(&self, account: &str, address: IpAddr, at: Timestamp) {
+        let mut tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, _) in keys(Some(account), address) {
+            if let Some(times) = tries.get_mut(&key)
+                && let Some(position) = times.iter().rposition(|time| *time == at)
+            {
+                times.remove(position);
             }
         }
-    }
-
-    /// A try succeeded: the account's failures from that address are forgotten.
-    pub fn succeeded(&self, account: &str, address: IpAddr) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.remove(&Key::Both(account.into(), address));
+        tries.remove(&Key::Both(account.into(), network(address)));
     }
 }
 
-fn keys(account: &str, address: IpAddr) -> [(Key, usize); 3] {
-    [
-        (Key::Both(account.into(), address), PER_ACCOUNT_AND_ADDRESS),
-        (Key::Address(address), PER_ADDRESS),
-        (Key::Account(account.into()), PER_ACCOUNT),
-    ]
+fn keys(account: Option<&str>, address: IpAddr) -> Vec<(Key, usize)> {
+    let address = network(address);
+    let mut keys = vec![(Key::Address(address), PER_ADDRESS)];
+    if let Some(account) = account {
+        keys.push((Key::Both(account.into(), address), PER_ACCOUNT_AND_ADDRESS));
+        keys.push((Key::Account(account.into()), PER_ACCOUNT));
+    }
+    keys
+}
+
+/// An IPv6 customer has a whole /64: it counts as one address.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => IpAddr::from((v6.to_bits() & !u128::from(u64::MAX)).to_be_bytes()),
+    }
 }
 
 #[cfg(test)]
@@ -98,13 +110,23 @@ mod tests {
         let limiter = LoginLimiter::default();
         let home = IpAddr::from([10, 0, 0, 1]);
         for second in 0..5 {
-            assert_eq!(limiter.check("alice", home, at(second)), Ok(()));
-            limiter.failed("alice", home, at(second));
+            assert_eq!(limiter.start(Some("alice"), home, at(second)), Ok(()));
         }
-        assert_eq!(limiter.check("alice", home, at(5)), Err(56));
-        assert_eq!(limiter.check("bob", home, at(5)), Ok(()), "another account is not touched");
-        assert_eq!(limiter.check("alice", IpAddr::from([10, 0, 0, 2]), at(5)), Ok(()), "nor another address");
-        assert_eq!(limiter.check("alice", home, at(61)), Ok(()));
+        assert_eq!(limiter.start(Some("alice"), home, at(5)), Err(56));
+        assert_eq!(limiter.start(Some("bob"), home, at(5)), Ok(()), "another account is not touched");
+        let office = IpAddr::from([10, 0, 0, 2]);
+        assert_eq!(limiter.start(Some("alice"), office, at(5)), Ok(()), "nor another address");
+        assert_eq!(limiter.start(Some("alice"), home, at(61)), Ok(()));
+    }
+
+    #[test]
+    fn tries_that_succeed_are_not_counted() {
+        let limiter = LoginLimiter::default();
+        let home = IpAddr::from([10, 0, 0, 1]);
+        for second in 0..100 {
+            assert_eq!(limiter.start(Some("alice"), home, at(second)), Ok(()));
+            limiter.succeeded("alice", home, at(second));
+        }
     }
 
     #[test]
@@ -112,8 +134,22 @@ mod tests {
         let limiter = LoginLimiter::default();
         let home = IpAddr::from([10, 0, 0, 1]);
         for n in 0..PER_ADDRESS {
-            limiter.failed(&format!("user{n}"), home, at(0));
+            assert_eq!(limiter.start(Some(&format!("user{n}")), home, at(0)), Ok(()));
         }
-        assert!(limiter.check("fresh", home, at(1)).is_err());
+        assert!(limiter.start(Some("fresh"), home, at(1)).is_err());
+        assert!(limiter.start(None, home, at(1)).is_err());
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_are_one() {
+        let limiter = LoginLimiter::default();
+        for n in 0..5u16 {
+            let address = IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, n]);
+            assert_eq!(limiter.start(Some("alice"), address, at(0)), Ok(()));
+        }
+        let sixth = IpAddr::from([0x2001, 0xdb8, 0, 1, 9, 9, 9, 9]);
+        assert!(limiter.start(Some("alice"), sixth, at(1)).is_err());
+        let elsewhere = IpAddr::from([0x2001, 0xdb8, 0, 2, 0, 0, 0, 1]);
+        assert_eq!(limiter.start(Some("alice"), elsewhere, at(1)), Ok(()));
     }
 }

@@ -16,12 +16,21 @@ use std::{
 /// One node, as its watcher sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Sight {
-    /// Since when its SSH fails, if it does.
+    /// Whether it has been looked at since this scheduler started.
+    pub looked: bool,
+    /// Since when its SSH fails, if it does; none for a node that was dead before this scheduler started.
     pub silent_since: Option<Timestamp>,
     /// Its health as the database has it.
     pub health: Health,
     /// Whether both of its paths answer (or the only one it has).
     pub both_paths: bool,
+}
+
+impl Sight {
+    /// A node that no watcher has looked at yet.
+    pub const fn unseen(health: Health) -> Self {
+        Self { looked: false, silent_since: None, health, both_paths: false }
+    }
 }
 
 #[derive(Default)]
@@ -30,6 +39,7 @@ struct Inner {
     brake: Brake,
     replicas: HashMap<String, Timestamp>,
     replicas_read: bool,
+    nodes_read: bool,
 }
 
 /// Shared by all tasks of a scheduler; held for moments only, never across a wait.
@@ -53,6 +63,11 @@ impl Fleetwide {
         self.locked().sights.insert(node, sight);
     }
 
+    /// All nodes have been read once, and each has a watcher.
+    pub fn all_read(&self) {
+        self.locked().nodes_read = true;
+    }
+
     /// A node is no longer watched.
     pub fn forget(&self, node: NodeId) {
         self.locked().sights.remove(&node);
@@ -66,19 +81,25 @@ impl Fleetwide {
     /// Looks at all nodes and says whether the brake changed.
     pub fn look(&self, policy: &BrakePolicy, now: Timestamp) -> Option<BrakeChange> {
         let mut inner = self.locked();
-        let mut view = FleetView { rest_answers: true, ..FleetView::default() };
+        let mut view = FleetView { complete: inner.nodes_read, ..FleetView::default() };
+        let (mut answer, mut answer_both) = (0, 0);
         for sight in inner.sights.values() {
+            view.complete &= sight.looked;
             let recently = sight.silent_since.is_some_and(|since| now.since(since) <= policy.window);
             if sight.health == Health::Dead && !recently {
                 continue;
             }
             view.fleet += 1;
-            if recently {
-                view.went_silent += 1;
-            } else if !sight.both_paths {
-                view.rest_answers = false;
+            view.went_silent += usize::from(recently);
+            if sight.silent_since.is_none() {
+                answer += 1;
+                answer_both += usize::from(sight.both_paths);
+            } else if sight.health != Health::Dead {
+                view.silent_now += 1;
             }
         }
+        // Most of them, not all: one agent that died long ago must not hold the brake for ever.
+        view.rest_answers = answer_both * 2 > answer;
         inner.brake.look(&view, policy, now)
     }
 
@@ -91,11 +112,6 @@ impl Fleetwide {
         (now.since(self.started) < hold_after_start).then(|| {
             format!("the scheduler has just started; it looks for {} s first", hold_after_start.as_secs())
         })
-    }
-
-    /// An admin (or another scheduler) let the brake go.
-    pub fn lift_brake(&self, now: Timestamp) {
-        self.locked().brake.lift(now);
     }
 
     /// Whether the brake is on here.

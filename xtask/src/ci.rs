@@ -25,10 +25,20 @@ pub fn ci() -> Outcome {
     })?;
     run.cheap_checks();
     run.check("clippy", "Clippy", || {
-        process::run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+        process::run(&mut cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--keep-going",
+            "--",
+            "-D",
+            "warnings",
+        ]))
     });
     run.check("doc", "Documentation", || {
-        process::run(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+        process::run(
+            cargo(&["doc", "--workspace", "--no-deps", "--keep-going"]).env("RUSTDOCFLAGS", "-D warnings"),
+        )
     });
     let tests = test::build_and_run(&mut run.phases);
     if !run.failed.is_empty() {

@@ -7,8 +7,11 @@ use orion_domain::{
     names::UnixName,
 };
 use orion_store::{CreateUser, Role};
-use std::{net::IpAddr, sync::OnceLock};
+use std::{net::IpAddr, sync::OnceLock, time::Duration};
+use tokio::sync::SemaphorePermit;
 
+/// How long a login waits for its turn.
+const HASHING_QUEUE: Duration = Duration::from_secs(10);
 /// Names that a sign-up does not get; `orion admin create` makes them.
 const FOR_ADMINS: &[&str] = &["admin", "administrator"];
 
@@ -56,26 +59,28 @@ impl App {
     /// # Errors
     /// 401 alike for a wrong name and a wrong password, 429 after too many.
     pub async fn log_in(&self, username: &str, password: Secret, from: IpAddr) -> Result<Secret, ApiError> {
-        let wrong = || ApiError::unauthorized("wrong user name or password");
-        self.limiter.check(username, from, self.now()).map_err(|seconds| {
+        let now = self.now();
+        // What is no user name has no account; it is not remembered one by one.
+        let known = username.parse::<UnixName>().is_ok().then_some(username);
+        self.limiter.start(known, from, now).map_err(|seconds| {
             ApiError::too_many(format!("too many failed logins; try again in {seconds} s"), seconds)
         })?;
-        let account = self.store.user_by_name(username).await?;
+        let account = match known {
+            Some(username) => self.store.user_by_name(username).await?,
+            None => None,
+        };
         // An unknown name costs the same work as a wrong password.
         let hash =
             account.as_ref().map_or_else(|| dummy_hash().to_owned(), |a| a.password_hash.expose().to_owned());
         let matches = self.verify(password, hash).await?;
         match account {
             Some(account) if matches => {
-                self.limiter.succeeded(username, from);
+                self.limiter.succeeded(username, from, now);
                 self.tokens
-                    .issue(account.id, account.username.as_str(), account.token_generation, self.now())
+                    .issue(account.id, account.username.as_str(), account.token_generation, now)
                     .map_err(ApiError::internal)
             }
-            Some(_) | None => {
-                self.limiter.failed(username, from, self.now());
-                Err(wrong())
-            }
+            Some(_) | None => Err(ApiError::unauthorized("wrong user name or password")),
         }
     }
 
@@ -90,8 +95,16 @@ impl App {
         Ok(self.store.upsert_admin(&username, &hash, self.now()).await?)
     }
 
+    /// A place among the hashes that are computed at once; a queue that is too long is told so.
+    async fn hashing_permit(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        tokio::time::timeout(HASHING_QUEUE, self.hashing.acquire())
+            .await
+            .map_err(|_| ApiError::unavailable("too many logins at once; try again in a moment"))?
+            .map_err(ApiError::internal)
+    }
+
     async fn hash(&self, password: Secret) -> Result<String, ApiError> {
-        let _permit = self.hashing.acquire().await.map_err(ApiError::internal)?;
+        let _permit = self.hashing_permit().await?;
         tokio::task::spawn_blocking(move || passwords::hash_login(&password))
             .await
             .map_err(ApiError::internal)?
@@ -99,7 +112,7 @@ impl App {
     }
 
     async fn verify(&self, password: Secret, hash: String) -> Result<bool, ApiError> {
-        let _permit = self.hashing.acquire().await.map_err(ApiError::internal)?;
+        let _permit = self.hashing_permit().await?;
         tokio::task::spawn_blocking(move || passwords::verify_login(&password, &hash))
             .await
             .map_err(ApiError::internal)

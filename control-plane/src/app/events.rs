@@ -8,7 +8,9 @@ use orion_store::{Event, EventTail};
 use std::{convert::Infallible, time::Duration};
 use tokio::sync::mpsc;
 
-/// Events that may wait for a slow reader; one more ends the stream, and the reader resumes.
+/// How long a reader that does not read may hold a stream; then it ends, and the reader resumes.
+const SLOW_READER: Duration = Duration::from_secs(30);
+/// Events that may wait for a slow reader.
 const QUEUE_MAX: usize = 256;
 /// Most events of one reply that does not follow.
 const SO_FAR_MAX: u32 = 1_000;
@@ -51,7 +53,8 @@ impl App {
                     }
                 };
                 for event in events.into_iter().filter(|event| may_see(&who, event)) {
-                    if sender.try_send(Ok(as_sse(event))).is_err() {
+                    let sent = sender.send_timeout(Ok(as_sse(event)), SLOW_READER);
+                    if sent.await.is_err() {
                         return;
                     }
                 }

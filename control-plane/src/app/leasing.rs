@@ -127,7 +127,13 @@ impl App {
             };
             self.fleet.nudge.all();
             let applied = match claim {
-                Some(claim) => self.fleet.apply_or_leave(&claim, Change::Extended).await?,
+                // The lease has its new end already: what fails from here on is only late.
+                Some(claim) => {
+                    self.fleet.apply_or_leave(&claim, Change::Extended).await.unwrap_or_else(|error| {
+                        tracing::warn!(lease = %id, %error, "the node does not know the new end yet");
+                        false
+                    })
+                }
                 None => false,
             };
             return Ok(Extended { lease: id, until: lease.until, applied });

@@ -7,7 +7,7 @@ use crate::App;
 use axum::extract::ws::{Message, WebSocket};
 use orion_domain::{
     NodeId, Timestamp,
-    agent::{BEAT_EVERY, BEATS_MISSED_MAX, FromAgent, LeaseDeadline, ToAgent},
+    agent::{BEAT_EVERY, BEATS_MISSED_MAX, FromAgent, LeaseDeadline, ToAgent, seconds_to_deadline},
     lease::Lease,
     node::{Health, LinkState, Node},
 };
@@ -26,6 +26,9 @@ const QUEUE_MAX: usize = 32;
 const PUSH_EVERY: Duration = Duration::from_secs(1);
 /// How often `last_seen` is written.
 const SEEN_EVERY: Duration = Duration::from_secs(10);
+/// How long a node may be reached by its agent alone before its accounts are locked: shortly before it is given
+/// up for dead ([`orion_domain::health::HealthPolicy::sshd_down_hold`]), so that a blip kills nobody's work.
+const LOCK_AFTER: Duration = Duration::from_secs(20);
 /// How far back each look at the changed nodes goes: longer than any transaction may live.
 const OVERLAP: Duration = Duration::from_secs(8);
 
@@ -33,6 +36,8 @@ struct Link {
     epoch: i64,
     down: mpsc::Sender<ToAgent>,
     pushed_version: i64,
+    /// When the accounts of a node that only its agent can reach are to be locked.
+    lock_at: Option<Timestamp>,
 }
 
 /// The registry of links.
@@ -76,6 +81,22 @@ impl Links {
         }
     }
 
+    /// Asks the agents whose time has come to lock their accounts.
+    fn lock_due(&self, now: Timestamp) {
+        let due: Vec<NodeId> = {
+            let mut links = self.locked();
+            let due = links.iter_mut().filter(|(_, link)| link.lock_at.is_some_and(|at| at <= now));
+            due.map(|(id, link)| {
+                link.lock_at = None;
+                *id
+            })
+            .collect()
+        };
+        for node in due {
+            self.push(node, ToAgent::LockAccounts);
+        }
+    }
+
     fn saw(&self, node: NodeId, at: Timestamp) {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(node, at);
     }
@@ -98,10 +119,12 @@ impl App {
                 return;
             }
         };
-        self.links.locked().insert(id, Link { epoch, down, pushed_version: -1 });
+        self.links.locked().insert(id, Link { epoch, down, pushed_version: -1, lock_at: None });
         self.fleet.nudge.all();
         let silence_max = BEAT_EVERY * BEATS_MISSED_MAX + Duration::from_secs(1);
         let mut sshd_seen = None;
+        // Counted from what was heard last, not from what was said to it.
+        let mut silent_at = tokio::time::Instant::now() + silence_max;
         let ended = loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => break None,
@@ -109,17 +132,23 @@ impl App {
                     Some(message) => if send(&mut socket, &message).await.is_err() { break Some("it closed") },
                     None => break Some("it was replaced by a newer one, or did not read"),
                 },
-                message = tokio::time::timeout(silence_max, socket.recv()) => match message {
-                    Err(_) => break Some("two beats were missed"),
-                    Ok(None | Some(Err(_)) | Some(Ok(Message::Close(_)))) => break Some("it closed"),
-                    Ok(Some(Ok(Message::Text(text)))) => {
+                () = tokio::time::sleep_until(silent_at) => break Some("two beats were missed"),
+                message = socket.recv() => match message {
+                    None | Some(Err(_)) | Some(Ok(Message::Close(_))) => break Some("it closed"),
+                    Some(Ok(Message::Text(text))) => {
+                        silent_at = tokio::time::Instant::now() + silence_max;
                         self.links.saw(id, self.now());
                         match serde_json::from_str(&text) {
-                            Ok(word) => self.hear(id, word, &mut sshd_seen, &mut socket).await,
+                            Ok(word) => {
+                                if !self.hear(id, word, &mut sshd_seen, &mut socket).await {
+                                    let _ = send(&mut socket, &ToAgent::RegisterAgain).await;
+                                    break Some("its node was forgotten");
+                                }
+                            }
                             Err(error) => tracing::debug!(node = %id, %error, "unknown word on a link"),
                         }
                     }
-                    Ok(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Binary(_)))) => {}
+                    Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Binary(_))) => {}
                 },
             }
         };
@@ -150,40 +179,45 @@ impl App {
         self.store.link_changed(node, epoch, replica, LinkState::Lost, self.now()).await.map(drop)
     }
 
+    /// Takes an agent's word. False if its node is gone.
     async fn hear(
         &self,
         node: NodeId,
         word: FromAgent,
         sshd_seen: &mut Option<bool>,
         socket: &mut WebSocket,
-    ) {
+    ) -> bool {
+        let now = self.now();
         let written = match word {
             FromAgent::Beat { seq, sshd, .. } => {
                 let _ = send(socket, &ToAgent::Ack { seq }).await;
                 if *sshd_seen == Some(sshd) {
-                    return;
+                    return true;
                 }
                 *sshd_seen = Some(sshd);
-                self.store.set_agent_sshd(node, Some(sshd), self.now()).await.map(drop)
+                self.store.set_agent_sshd(node, Some(sshd), now).await
             }
-            FromAgent::Inventory { facts } => {
-                self.store.update_facts(node, &facts, self.now()).await.map(drop)
-            }
+            FromAgent::Inventory { facts } => self.store.update_facts(node, &facts, now).await,
             FromAgent::Hello { agent_version, .. } => {
                 tracing::debug!(%node, agent_version, "an agent's link is up");
-                Ok(())
+                return true;
             }
             FromAgent::Deadlines { kept } => {
                 tracing::debug!(%node, accounts = kept.len(), "deadlines that the node keeps");
-                Ok(())
+                return true;
             }
         };
         match written {
-            Ok(()) => self.fleet.nudge.all(),
+            Ok(Cas::Done(_) | Cas::Stale) => {
+                self.fleet.nudge.all();
+                true
+            }
+            Ok(Cas::Gone) => false,
             Err(error) => {
                 // It is said again with the next beat.
                 *sshd_seen = None;
                 tracing::warn!(%node, %error, "an agent's word could not be recorded");
+                true
             }
         }
     }
@@ -200,6 +234,7 @@ impl App {
                 Ok(()) => since = now.minus(OVERLAP),
                 Err(error) => tracing::debug!(%error, "changes could not be pushed to the agents"),
             }
+            self.links.lock_due(now);
             if now.since(seen_written) >= SEEN_EVERY {
                 seen_written = now;
                 let seen: Vec<_> =
@@ -245,11 +280,10 @@ impl App {
                     leases: wanted.map(|lease| self.deadline(lease)).into_iter().collect(),
                 },
             );
-            if node.health == Health::Unreachable && node.agent_sees_sshd == Some(false) {
-                self.links.push(node.id, ToAgent::LockAccounts);
-            }
             if let Some(link) = self.links.locked().get_mut(&node.id) {
                 link.pushed_version = node.version;
+                let sshd_is_down = node.health == Health::Unreachable && node.agent_sees_sshd == Some(false);
+                link.lock_at = sshd_is_down.then(|| node.health_since.plus(LOCK_AFTER));
             }
         }
         Ok(())
@@ -260,7 +294,7 @@ impl App {
             lease_id: lease.id,
             user: lease.account.user.to_string(),
             uid: lease.account.uid,
-            remaining_s: lease.until.since(self.now()).as_secs() + self.fleet.config.deadline_grace_s,
+            remaining_s: seconds_to_deadline(lease.until, self.fleet.config.deadline_grace_s, self.now()),
         }
     }
 }

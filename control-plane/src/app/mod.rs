@@ -46,6 +46,9 @@ pub struct Parts {
     pub streams: Arc<Semaphore>,
     /// Password hashes that may be computed at once: each takes 19 MiB and a core.
     pub hashing: Arc<Semaphore>,
+    /// Placements that may be in the database at once: there each waits for the one before it, and each
+    /// holds a connection that others need.
+    pub placing: Arc<Semaphore>,
 }
 
 impl App {
@@ -61,6 +64,7 @@ impl App {
             ssh_ca: keys.control_ca.public_line(),
             tasks: TaskTracker::new(),
             hashing: Arc::new(Semaphore::new(2)),
+            placing: Arc::new(Semaphore::new(4)),
             streams,
             shutdown,
             fleet,

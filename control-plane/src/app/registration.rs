@@ -103,16 +103,11 @@ impl App {
             RegisterOutcome::Created(node) => {
                 Ok(Registered { created: true, node: node.id, node_token: Some(new_node_token) })
             }
-            RegisterOutcome::Updated(node) if !keeps_pinned_key(&request.host_keys, &node.host_keys) => {
-                Err(ApiError::conflict(
-                    "host_key_changed",
-                    format!(
-                        "the host key of node {} is not the pinned one: the node is quarantined",
-                        node.id
-                    ),
-                )
-                .hint("if the machine was set up anew, let an admin remove the old node first"))
-            }
+            RegisterOutcome::KeyChanged(node) => Err(ApiError::conflict(
+                "host_key_changed",
+                format!("the host key of node {} is not the pinned one: the node is quarantined", node.id),
+            )
+            .hint("if the machine was set up anew, let an admin remove the old node first")),
             RegisterOutcome::Updated(node) => {
                 Ok(Registered { created: false, node: node.id, node_token: None })
             }
@@ -168,11 +163,4 @@ impl App {
             }
         }
     }
-}
-
-/// A worker that reports no keys (plain `curl`) changes none.
-fn keeps_pinned_key(reported: &[SshPublicKey], pinned: &[String]) -> bool {
-    reported.is_empty()
-        || pinned.is_empty()
-        || reported.iter().any(|key| pinned.iter().any(|pin| pin == key.as_str()))
 }

@@ -9,14 +9,15 @@ use crate::{
 use orion_domain::{
     LeaseId, Secret, Timestamp, UserId,
     credentials::{SSH_PASSWORD_MIN, SshPublicKey, check_password},
-    lease::{EndReason, Lease, OnNodeLoss, Phase},
+    lease::{EndReason, OnNodeLoss, Phase},
     names::{LeaseName, Tag, UnixName},
     time::Hours,
 };
 use orion_fleet::NotProvisioned;
-use orion_store::{IdemRow, NewAccount, PlaceOutcome, PlaceRequest, Placement};
+use orion_store::{Cas, IdemRow, NewAccount, PlaceOutcome, PlaceRequest, Placement, RequestEnd};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// How long a second request with the same key waits for the first one.
 const WAIT_FOR_FIRST: Duration = Duration::from_secs(60);
@@ -98,6 +99,20 @@ impl RentBody {
     }
 }
 
+/// Why a rental came to nothing here.
+enum NotRented {
+    /// For the client.
+    Refused(ApiError),
+    /// Another process has it in hand, or has answered it.
+    ByAnother,
+}
+
+impl From<ApiError> for NotRented {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(error)
+    }
+}
+
 /// The passwords of a rental, kept sealed beside its idempotency key until the reply is.
 #[derive(Serialize, Deserialize)]
 struct Passwords(Vec<String>);
@@ -172,13 +187,35 @@ impl App {
                 last_uid: self.fleet.config.last_uid,
                 now,
             };
-            match self.store.place(&place).await? {
+            let placed = {
+                let _permit = self.placing.acquire().await.map_err(ApiError::internal)?;
+                self.store.place(&place).await?
+            };
+            match placed {
                 PlaceOutcome::Placed(placements) => {
                     self.fleet.nudge.all();
-                    let leases = self.provision_all(placements, request.count).await?;
-                    let tickets = self.tickets(&leases, &passwords).await?;
-                    self.keep_reply(key.as_ref(), &tickets, until).await?;
-                    return Ok(tickets);
+                    let rented = match self.provision_all(placements, &request_key, key.is_some()).await {
+                        Ok(leases) => match self.reply(&leases, &passwords, key.as_ref(), until).await {
+                            Ok(reply) => reply,
+                            Err(error) => {
+                                if key.is_none() {
+                                    self.end_when_database_is_back(request_key);
+                                }
+                                return Err(error);
+                            }
+                        },
+                        Err(NotRented::Refused(error)) => return Err(error),
+                        Err(NotRented::ByAnother) => None,
+                    };
+                    if let Some(tickets) = rented {
+                        return Ok(tickets);
+                    }
+                    let Some(key) = &key else {
+                        return Err(ApiError::internal("a rental without a key was taken over"));
+                    };
+                    if let Some(reply) = self.reply_of_first(user, key).await? {
+                        return Ok(reply);
+                    }
                 }
                 PlaceOutcome::TooFew { found, next_end } => {
                     return Err(ApiError::too_few_free(request.count, found, next_end, self.now())
@@ -231,27 +268,55 @@ impl App {
     }
 
     /// Makes the accounts side by side. If one cannot be made anywhere, all end.
-    async fn provision_all(&self, placements: Vec<Placement>, count: u32) -> Result<Vec<LeaseId>, ApiError> {
+    async fn provision_all(
+        &self,
+        placements: Vec<Placement>,
+        request_key: &str,
+        keyed: bool,
+    ) -> Result<Vec<LeaseId>, NotRented> {
+        let count = u32::try_from(placements.len()).unwrap_or(u32::MAX);
         let leases: Vec<LeaseId> = placements.iter().map(|placement| placement.lease.id).collect();
         let work = placements.into_iter().map(|placement| self.fleet.provision(placement));
         let results = futures_util::future::join_all(work).await;
         let ready = results.iter().filter(|result| result.is_ok()).count();
         let Some(failure) = results.into_iter().find_map(Result::err) else { return Ok(leases) };
-        if let NotProvisioned::Store(error) = failure {
-            // What became of the leases is not known: the scheduler ends them, or finishes them if they
-            // carry a key.
-            return Err(error.into());
-        }
         let (detail, next_end) = match failure {
             NotProvisioned::NoneFree { next_end, last } => (last, next_end),
+            // Somebody else has taken over; with a key it is they who bring it to its end.
+            NotProvisioned::Superseded if keyed => return Err(NotRented::ByAnother),
             NotProvisioned::Superseded => ("it was ended while it was being provided".to_owned(), None),
-            NotProvisioned::Store(error) => (error.to_string(), None),
+            NotProvisioned::Store(error) if keyed => return Err(NotRented::Refused(error.into())),
+            NotProvisioned::Store(error) => {
+                self.end_when_database_is_back(request_key.to_owned());
+                return Err(NotRented::Refused(error.into()));
+            }
         };
         let reason = EndReason::Failed { detail: detail.clone() };
-        self.store.end_leases(&leases, &reason, None, self.now()).await?;
+        let ended = self.store.end_request(request_key, &reason, self.now()).await.map_err(ApiError::from)?;
         self.fleet.nudge.all();
-        Err(ApiError::too_few_free(count, ready, next_end, self.now())
-            .hint(format!("a node was found but could not provide the login: {detail}")))
+        match ended {
+            RequestEnd::Acknowledged => Err(NotRented::ByAnother),
+            RequestEnd::Ended(_) => Err(NotRented::Refused(
+                ApiError::too_few_free(count, ready, next_end, self.now())
+                    .hint(format!("a node was found but could not provide the login: {detail}")),
+            )),
+        }
+    }
+
+    /// Nobody knows the passwords of a request that carried no key and got no reply: its leases end.
+    fn end_when_database_is_back(&self, request_key: String) {
+        let app = self.clone();
+        self.tasks.spawn(async move {
+            let reason =
+                EndReason::Failed { detail: "the database was away before it could be answered".into() };
+            while !app.shutdown.is_cancelled() {
+                if app.store.end_request(&request_key, &reason, app.now()).await.is_ok() {
+                    app.fleet.nudge.all();
+                    return;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
     }
 
     async fn tickets(
@@ -276,17 +341,21 @@ impl App {
         Ok(tickets)
     }
 
-    async fn keep_reply(
+    /// The reply, kept under the key if there is one. `None` if another has replied or ended the request.
+    async fn reply(
         &self,
+        leases: &[LeaseId],
+        passwords: &[(Secret, Secret)],
         key: Option<&Idempotent>,
-        tickets: &[RentalTicket],
         until: Timestamp,
-    ) -> Result<(), ApiError> {
-        let Some(key) = key else { return Ok(()) };
-        let reply = serde_json::to_vec(tickets).map_err(ApiError::internal)?;
+    ) -> Result<Option<Vec<RentalTicket>>, ApiError> {
+        let tickets = self.tickets(leases, passwords).await?;
+        let Some(key) = key else { return Ok(Some(tickets)) };
+        let plain = Zeroizing::new(serde_json::to_vec(&tickets).map_err(ApiError::internal)?);
         let expires_at = until.plus(crate::app::idempotency::KEPT_FOR);
-        self.store.idem_finish(key.scope(), key.sha256(), 200, &key.seal(&reply), expires_at).await?;
-        Ok(())
+        let sealed = key.seal(&plain);
+        let kept = self.store.idem_finish(key.scope(), key.sha256(), 200, &sealed, expires_at).await?;
+        Ok(matches!(kept, Cas::Done(())).then_some(tickets))
     }
 
     /// The reply that the first request with this key got, or would have got. `None` if that request came
@@ -330,20 +399,22 @@ impl App {
             return Ok(None);
         };
         let leases = self.store.leases_of_request(request_key).await?;
-        let settled = |lease: &Lease| match lease.state.phase() {
-            Phase::Active | Phase::Migrating => true,
-            Phase::Provisioning | Phase::Releasing | Phase::Ended => false,
-        };
-        if leases.is_empty() || !leases.iter().all(|lease| lease.user == user && settled(lease)) {
+        let in_phase = |phase: Phase| leases.iter().any(|lease| lease.state.phase() == phase);
+        if leases.is_empty() || leases.iter().any(|lease| lease.user != user) || in_phase(Phase::Provisioning)
+        {
             return Ok(None);
+        }
+        if in_phase(Phase::Releasing) || in_phase(Phase::Ended) {
+            return Err(ApiError::conflict(
+                "ended_meanwhile",
+                "the leases of this request have ended since; use a new Idempotency-Key for a new rental",
+            ));
         }
         let passwords: Passwords = serde_json::from_slice(&key.open(sealed)?).map_err(ApiError::internal)?;
         let passwords: Vec<(Secret, Secret)> =
             passwords.0.into_iter().map(|plain| (Secret::new(plain), Secret::new(""))).collect();
         let ids: Vec<LeaseId> = leases.iter().map(|lease| lease.id).collect();
         let until = leases.iter().map(|lease| lease.until).max().unwrap_or_else(|| self.now());
-        let tickets = self.tickets(&ids, &passwords).await?;
-        self.keep_reply(Some(key), &tickets, until).await?;
-        Ok(Some(tickets))
+        self.reply(&ids, &passwords, Some(key), until).await
     }
 }

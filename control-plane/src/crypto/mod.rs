@@ -12,7 +12,11 @@ use sha2::{Digest, Sha256};
 
 /// The SHA-256 of `text`, in hex: how tokens and idempotency keys are stored.
 pub fn sha256_hex(text: &[u8]) -> String {
-    Sha256::digest(text).iter().fold(String::with_capacity(64), |mut hex, byte| {
+    to_hex(&Sha256::digest(text))
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
         use std::fmt::Write;
         let _ = write!(hex, "{byte:02x}");
         hex

@@ -2,6 +2,7 @@
 //!
 //! XChaCha20-Poly1305 under keys that HKDF-SHA-256 derives from the master key, one per purpose.
 
+use super::to_hex;
 use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
@@ -11,6 +12,7 @@ use chacha20poly1305::{
     aead::{Aead, Payload},
 };
 use hkdf::Hkdf;
+use hmac::{Hmac, Mac};
 use orion_domain::Secret;
 use sha2::Sha256;
 use zeroize::Zeroizing;
@@ -101,6 +103,13 @@ impl SealingKey {
         self.cipher().decrypt(&XNonce::from(nonce), payload).map(Zeroizing::new).map_err(|_| WrongKey)
     }
 
+    /// A MAC (HMAC-SHA-256, hex) of `data`: the same for the same data, and no help in guessing it without the
+    /// key.
+    pub fn mac_hex(&self, data: &[u8]) -> String {
+        let mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(self.0.as_slice());
+        mac.map(|mac| to_hex(&mac.chain_update(data).finalize().into_bytes())).unwrap_or_default()
+    }
+
     fn cipher(&self) -> XChaCha20Poly1305 {
         XChaCha20Poly1305::new(&(*self.0).into())
     }
@@ -123,6 +132,8 @@ mod tests {
         *changed.last_mut().unwrap() ^= 1;
         assert!(key.open("rent", &changed).is_err());
         assert!(key.open("rent", b"short").is_err());
+        assert_eq!(key.mac_hex(b"body").len(), 64);
+        assert_ne!(key.mac_hex(b"body"), master.derive("reply", b"other-key").mac_hex(b"body"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The agent dials `GET /api/workers/link` with its node token, says [`FromAgent::Hello`] and beats every
 //! [`BEAT_EVERY`]. Unknown messages are ignored by both sides, so that either may be the newer one.
 
-use crate::{LeaseId, node::Facts};
+use crate::{LeaseId, Timestamp, node::Facts};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -14,6 +14,12 @@ pub const BEATS_MISSED_MAX: u32 = 2;
 /// How long after a lease's end the node itself closes the login, in seconds: the control plane, which
 /// does more than lock, comes first.
 pub const DEADLINE_GRACE_S: u64 = 10;
+
+/// Seconds from `now` until the node itself closes the login of a lease that ends at `until`; 0 when that
+/// moment has passed.
+pub fn seconds_to_deadline(until: Timestamp, grace_s: u64, now: Timestamp) -> u64 {
+    until.plus(Duration::from_secs(grace_s)).since(now).as_secs()
+}
 
 /// What the agent says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

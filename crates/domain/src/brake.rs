@@ -35,8 +35,12 @@ pub struct FleetView {
     pub fleet: usize,
     /// Nodes that stopped answering within the window.
     pub went_silent: usize,
-    /// Whether every node that is not silent answers on both of its paths.
+    /// Nodes that do not answer now, for however long, and are not dead yet.
+    pub silent_now: usize,
+    /// Whether there are nodes that answer, and most of them do so on both of their paths.
     pub rest_answers: bool,
+    /// Whether every node has been looked at since this scheduler started. Until then nothing is let go.
+    pub complete: bool,
 }
 
 /// Pulled or not.
@@ -88,11 +92,12 @@ impl Brake {
                 self.engaged = Some((now, reason.clone()));
                 Some(BrakeChange::Engaged { reason })
             }
+            Some(_) if !view.complete => None,
             Some((since, _)) => {
                 let waited = now.since(*since);
                 let reason = if waited >= policy.lifts_after && view.rest_answers {
                     format!("{} s have passed and the remaining nodes answer", waited.as_secs())
-                } else if view.went_silent == 0 && waited < policy.window {
+                } else if view.silent_now == 0 {
                     "the silent nodes answer again".to_string()
                 } else {
                     return None;
@@ -102,12 +107,6 @@ impl Brake {
                 Some(BrakeChange::Lifted { reason })
             }
         }
-    }
-
-    /// An admin lets it go.
-    pub fn lift(&mut self, now: Timestamp) {
-        self.engaged = None;
-        self.lifted_at = Some(now);
     }
 }
 
@@ -120,7 +119,7 @@ mod tests {
     }
 
     fn view(fleet: usize, went_silent: usize, rest_answers: bool) -> FleetView {
-        FleetView { fleet, went_silent, rest_answers }
+        FleetView { fleet, went_silent, silent_now: went_silent, rest_answers, complete: true }
     }
 
     #[test]
@@ -141,10 +140,26 @@ mod tests {
     fn it_lets_go_after_five_minutes_only_if_the_rest_answers() {
         let mut brake = Brake::restore(Some((at(0), "many".into())));
         let policy = BrakePolicy::default();
-        assert_eq!(brake.look(&view(9, 0, false), &policy, at(299)), None);
-        assert_eq!(brake.look(&view(9, 0, false), &policy, at(301)), None, "the rest does not answer");
-        assert!(matches!(brake.look(&view(9, 0, true), &policy, at(302)), Some(BrakeChange::Lifted { .. })));
+        let silent = |rest_answers| FleetView { silent_now: 3, ..view(9, 0, rest_answers) };
+        assert_eq!(brake.look(&silent(true), &policy, at(299)), None, "too early");
+        assert_eq!(brake.look(&silent(false), &policy, at(301)), None, "the rest does not answer");
+        assert!(matches!(brake.look(&silent(true), &policy, at(302)), Some(BrakeChange::Lifted { .. })));
         assert_eq!(brake.engaged, None);
+    }
+
+    #[test]
+    fn silence_that_only_grows_old_does_not_let_it_go() {
+        let mut brake = Brake::restore(Some((at(0), "many".into())));
+        let old = FleetView { silent_now: 3, ..view(9, 0, true) };
+        assert_eq!(brake.look(&old, &BrakePolicy::default(), at(29)), None);
+        assert_eq!(brake.look(&old, &BrakePolicy::default(), at(31)), None);
+    }
+
+    #[test]
+    fn a_scheduler_that_has_not_seen_all_nodes_yet_lets_nothing_go() {
+        let mut brake = Brake::restore(Some((at(0), "many".into())));
+        let unseen = FleetView { complete: false, ..view(0, 0, true) };
+        assert_eq!(brake.look(&unseen, &BrakePolicy::default(), at(400)), None);
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub enum Failure {
     Silent,
     /// sshd answers but does not let the control plane in.
     Sick,
+    /// Another machine answers at the node's address, or the node was set up anew: its host key is another.
+    WrongKey,
 }
 
 /// The SSH path as the scheduler sees it.
@@ -93,13 +95,11 @@ pub struct Verdict {
     pub health: Health,
     /// Why, for people.
     pub reason: String,
-    /// Whether the agent should lock the accounts now, because the node will be given up.
-    pub lock_accounts: bool,
 }
 
 /// Weighs both paths.
 pub fn judge(ssh: &SshPath, link: LinkPath, policy: &HealthPolicy, now: Timestamp) -> Verdict {
-    let verdict = |health, reason: String| Verdict { health, reason, lock_accounts: false };
+    let verdict = |health, reason: String| Verdict { health, reason };
     let (since, last_answer, failures, kind, detail) = match ssh {
         SshPath::Untried => return verdict(Health::Unknown, "not probed yet".into()),
         SshPath::Up => {
@@ -119,10 +119,16 @@ pub fn judge(ssh: &SshPath, link: LinkPath, policy: &HealthPolicy, now: Timestam
         return verdict(Health::Unreachable, format!("sshd answers but does not let Orion in: {detail}"));
     }
     let failing_for = now.since(since);
+    if kind == Failure::WrongKey {
+        // Never accepted. But if the node's own agent does not answer either, the node is not there any more.
+        let gone = matches!(link, LinkPath::Lost | LinkPath::None) && failing_for >= policy.sshd_down_hold;
+        let health = if gone { Health::Dead } else { Health::Unreachable };
+        return verdict(health, format!("another host key answers at its address: {detail}"));
+    }
     let gone = match kind {
         Failure::Refused => failures >= policy.refused_probes_min && failing_for >= policy.refused_for,
         Failure::Silent => now.since(last_answer.unwrap_or(since)) >= policy.silent_for && failures >= 2,
-        Failure::Sick => false,
+        Failure::Sick | Failure::WrongKey => false,
     };
     if !gone {
         return verdict(Health::Suspect, format!("SSH failed {failures} times: {detail}"));
@@ -140,11 +146,10 @@ pub fn judge(ssh: &SshPath, link: LinkPath, policy: &HealthPolicy, now: Timestam
         LinkPath::Unknown { .. } => {
             verdict(Health::Suspect, format!("SSH is gone; waiting for the agent to dial again: {detail}"))
         }
-        LinkPath::Up { sshd: Some(false) } => Verdict {
-            health: if failing_for >= policy.sshd_down_hold { Health::Dead } else { Health::Unreachable },
-            reason: format!("the agent says that its sshd is down: {detail}"),
-            lock_accounts: true,
-        },
+        LinkPath::Up { sshd: Some(false) } => verdict(
+            if failing_for >= policy.sshd_down_hold { Health::Dead } else { Health::Unreachable },
+            format!("the agent says that its sshd is down: {detail}"),
+        ),
         LinkPath::Up { sshd: Some(true) | None } => {
             verdict(Health::Unreachable, format!("SSH does not answer, but the agent does: {detail}"))
         }
@@ -203,10 +208,9 @@ mod tests {
     }
 
     #[test]
-    fn a_node_whose_sshd_is_down_is_held_for_thirty_seconds_and_locked_meanwhile() {
+    fn a_node_whose_sshd_is_down_is_held_for_thirty_seconds() {
         let ssh = failing(Failure::Refused, 0, 99);
-        let verdict = judge(&ssh, LinkPath::Up { sshd: Some(false) }, &HealthPolicy::default(), at(10_000));
-        assert_eq!((verdict.health, verdict.lock_accounts), (Health::Unreachable, true));
+        assert_eq!(health(&ssh, LinkPath::Up { sshd: Some(false) }, 29_999), Health::Unreachable);
         assert_eq!(health(&ssh, LinkPath::Up { sshd: Some(false) }, 30_000), Health::Dead);
     }
 
@@ -225,6 +229,14 @@ mod tests {
     #[test]
     fn an_sshd_that_refuses_the_control_plane_is_never_taken_for_dead() {
         assert_eq!(health(&failing(Failure::Sick, 0, 999), LinkPath::Lost, 3_600_000), Health::Unreachable);
+    }
+
+    #[test]
+    fn an_address_with_another_host_key_is_given_up_only_when_the_agent_is_gone_too() {
+        let ssh = failing(Failure::WrongKey, 0, 99);
+        assert_eq!(health(&ssh, LinkPath::Up { sshd: Some(true) }, 3_600_000), Health::Unreachable);
+        assert_eq!(health(&ssh, LinkPath::Lost, 29_999), Health::Unreachable);
+        assert_eq!(health(&ssh, LinkPath::Lost, 30_000), Health::Dead);
     }
 
     #[test]

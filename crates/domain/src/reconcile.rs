@@ -52,13 +52,18 @@ pub fn plan(desired: Option<&DesiredAccount>, observed: &Observed) -> Vec<Action
     for &uid in observed.lease_files.iter().chain(&observed.process_uids) {
         let named = actions.iter().any(|a| matches!(a, Action::Delete { uid: known, .. } if *known == uid));
         if !is_wanted(uid) && !named {
-            actions.push(Action::Delete { user: stand_in(uid), uid });
+            actions.push(delete_by_uid(uid));
         }
     }
     if desired.is_some() {
         actions.push(Action::Create);
     }
     actions
+}
+
+/// Removes what a uid left behind, whatever has its name by now.
+pub fn delete_by_uid(uid: u32) -> Action {
+    Action::Delete { user: stand_in(uid), uid }
 }
 
 /// A name for a uid whose account is gone already; no user can be called so (see [`UnixName`]).

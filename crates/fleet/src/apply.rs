@@ -11,13 +11,17 @@ use crate::{
 };
 use orion_domain::{
     LeaseId, Timestamp,
+    agent::seconds_to_deadline,
     lease::{Account, Phase},
-    reconcile::{Action, DesiredAccount, Observed, plan},
+    reconcile::{Action, DesiredAccount, Observed, delete_by_uid, plan},
 };
 use orion_ssh::{ExecRequest, SshError, Target, Verdict};
 use orion_store::{Cas, FinishReconcile, Finished, NodeClaim, StoreError};
 use serde_json::{Value, json};
 use std::time::Duration;
+
+/// What a run may take on top of its own limit: the way there and back, and `timeout -k`.
+const TRANSFER: Duration = Duration::from_secs(10);
 
 /// What the caller has just changed about the node, if it knows: then the node need not be listed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,8 +124,10 @@ impl Fleet {
         let actions = match (known, &claim.desired, &claim.retiring) {
             (Change::Placed, Some(_), None) => vec![Action::Create],
             (Change::Released, None, Some((_, account))) => vec![delete(account)],
-            (Change::Extended, Some(desired), None) if claim.desired_state == Some(Phase::Active) => {
-                self.set_deadline(&target, claim, desired).await?;
+            (Change::Extended, Some(desired), None)
+                if claim.desired_state == Some(Phase::Active)
+                    && self.new_deadline_is_kept(&target, claim, desired).await? =>
+            {
                 outcome.deadline_applied = Some(desired.until);
                 outcome.account_ready = Some(desired.lease);
                 Vec::new()
@@ -129,13 +135,14 @@ impl Fleet {
             (Change::Placed | Change::Released | Change::Extended | Change::Unknown, desired, retiring) => {
                 let inventory = self.list(&target, claim).await?;
                 let mut actions = plan(desired.as_ref(), &observed(&inventory));
-                // A lease that ends is always deleted by its name, found or not: its report belongs to it.
+                // What a lease that ends may have left is removed, found or not. Its account is not there then;
+                // its name may be somebody else's on this node, so it goes by its uid.
                 if let Some((_, account)) = retiring {
                     let listed = actions
                         .iter()
                         .any(|a| matches!(a, Action::Delete { uid, .. } if *uid == account.uid));
                     if !listed {
-                        actions.insert(0, delete(account));
+                        actions.insert(0, delete_by_uid(account.uid));
                     }
                 }
                 outcome.subordinate = Some(inventory.subordinate);
@@ -179,6 +186,24 @@ impl Fleet {
         self.run(target, self.playbooks.create_user(), claim, &values).await.map(drop)
     }
 
+    /// Tells the node a new deadline. False if it has no such account to keep it for: then the account has to
+    /// be made.
+    async fn new_deadline_is_kept(
+        &self,
+        target: &Target,
+        claim: &NodeClaim,
+        desired: &DesiredAccount,
+    ) -> Result<bool, Stop> {
+        match self.set_deadline(target, claim, desired).await {
+            Ok(()) => Ok(true),
+            Err(Stop::Refused(reason)) => {
+                tracing::warn!(node = %claim.node.id, reason, "a deadline was refused; the node is looked at");
+                Ok(false)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
     async fn set_deadline(
         &self,
         target: &Target,
@@ -218,7 +243,7 @@ impl Fleet {
 
     /// Seconds until the node itself has to close the login: never zero, which the playbooks refuse.
     fn seconds_left(&self, until: Timestamp) -> u64 {
-        until.since(self.now()).as_secs() + self.config.deadline_grace_s.max(1)
+        seconds_to_deadline(until, self.config.deadline_grace_s, self.now()).max(1)
     }
 
     async fn run(
@@ -235,7 +260,8 @@ impl Fleet {
         let request = ExecRequest {
             command: playbook.command().to_owned(),
             stdin,
-            timeout: Duration::from_millis(self.config.playbook_timeout_ms),
+            // The playbook ends itself first.
+            timeout: Duration::from_secs(u64::from(playbook.timeout_s())) + TRANSFER,
             output_max_bytes: 256 * 1024,
         };
         let output = match self.pool.exec(target, request).await {

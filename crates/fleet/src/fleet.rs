@@ -30,8 +30,6 @@ pub struct FleetConfig {
     pub last_uid: u32,
     /// How long after a lease's end the node itself closes the login, in seconds.
     pub deadline_grace_s: u64,
-    /// Longest run of one playbook as the control plane waits for it, in milliseconds.
-    pub playbook_timeout_ms: u64,
     /// Nodes that a lease tries one after another before its provisioning fails.
     pub nodes_tried_max: u32,
 }
@@ -45,7 +43,6 @@ impl FleetConfig {
             first_uid: 200_000,
             last_uid: 60_000_000,
             deadline_grace_s: DEADLINE_GRACE_S,
-            playbook_timeout_ms: 40_000,
             nodes_tried_max: 8,
         }
     }

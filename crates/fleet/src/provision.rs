@@ -45,12 +45,16 @@ impl Fleet {
         let lease = placement.lease.id;
         for _ in 0..self.config.nodes_tried_max {
             let node = placement.claim.node.id;
-            let (why, said) = match self.apply(&placement.claim, Change::Placed).await? {
-                Applied::Done(..) => return Ok(Provisioned { lease, node }),
-                Applied::Superseded => return Err(NotProvisioned::Superseded),
-                Applied::Unfit(reason) => (MoveReason::Unfit(reason.clone()), reason),
-                Applied::Refused(reason) => (MoveReason::Refused(reason.clone()), reason),
-                Applied::Unreached(reason) => (MoveReason::Lost(reason.clone()), reason),
+            let applied = self.apply(&placement.claim, Change::Placed).await?;
+            let (why, said) = match &applied {
+                Applied::Done(finished, _) if finished.activated.contains(&lease) => {
+                    return Ok(Provisioned { lease, node });
+                }
+                // The node is as it should be, but that is without this lease by now.
+                Applied::Done(..) | Applied::Superseded => return Err(NotProvisioned::Superseded),
+                Applied::Unfit(reason) => (MoveReason::Unfit(reason.clone()), reason.clone()),
+                Applied::Refused(reason) => (MoveReason::Refused(reason.clone()), reason.clone()),
+                Applied::Unreached(reason) => (MoveReason::Lost(reason.clone()), reason.clone()),
             };
             tracing::warn!(%lease, %node, reason = %said, "a node did not take a lease; trying the next");
             let moved = self
@@ -69,6 +73,8 @@ impl Fleet {
             match moved {
                 MoveOutcome::Placed(next) => placement = next,
                 MoveOutcome::NoneFree { next_end } => {
+                    // The node is given back at once, into quarantine if it refused.
+                    self.leave(&placement.claim, applied).await?;
                     return Err(NotProvisioned::NoneFree { next_end, last: said });
                 }
                 MoveOutcome::Stale => return Err(NotProvisioned::Superseded),

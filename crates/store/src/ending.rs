@@ -6,7 +6,7 @@ use crate::{
     db::vals,
     error::{Cas, Fault, Result, StoreError},
     events::new_ulid,
-    model::NodeClaim,
+    model::{NodeClaim, RequestEnd},
     rows::clip,
     transitions::lease_event,
 };
@@ -53,7 +53,7 @@ async fn end(
 
 impl Store {
     /// Ends leases: `Releasing`, their nodes dirty. Gives those that could be ended; the others are ending
-    /// or over. With [`EndReason::Failed`] the idempotency key of their request is free again.
+    /// or over. The idempotency key of their request is left alone; see [`Store::end_request`].
     ///
     /// # Errors
     /// [`StoreError`]; up to 50 at a time are ended together or not at all.
@@ -73,6 +73,42 @@ impl Store {
             ended.extend(some);
         }
         Ok(ended)
+    }
+
+    /// Ends a request whose client has no reply: its idempotency key (if it carried one) is free again, and
+    /// all its leases end, together. `Acknowledged` when the reply is kept; of this function and
+    /// [`Store::idem_finish`] only one succeeds.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing was written.
+    pub async fn end_request(
+        &self,
+        request_key: &str,
+        reason: &EndReason,
+        now: Timestamp,
+    ) -> Result<RequestEnd, StoreError> {
+        let find_key = self.db.sql(
+            "SELECT state FROM idempotency WHERE request_key = ? FOR UPDATE",
+            "SELECT state FROM idempotency WHERE request_key = ?",
+        );
+        let outcome = transaction!(&self.db, |tx| {
+            let states = tx.all::<(String,)>(find_key, vals![request_key]).await?;
+            if states.iter().any(|(state,)| state == "done") {
+                tx.abandon();
+                return Ok(RequestEnd::Acknowledged);
+            }
+            let sql = "DELETE FROM idempotency WHERE request_key = ? AND state = 'running'";
+            tx.exec(sql, vals![request_key]).await?;
+            let sql = "SELECT id FROM leases WHERE request_key = ? ORDER BY id";
+            let ids: Vec<LeaseId> = tx
+                .all::<(i64,)>(sql, vals![request_key])
+                .await?
+                .into_iter()
+                .map(|(id,)| LeaseId(id))
+                .collect();
+            Ok(RequestEnd::Ended(end_batch(tx, &ids, reason, None, now).await?))
+        });
+        Ok(outcome?)
     }
 
     /// Ends a lease and claims its node for the caller, who cleans it at once. `Done(None)`: the node is
@@ -160,13 +196,8 @@ async fn end_batch(
     let mut ended = Vec::with_capacity(ids.len());
     for id in ids {
         let Some(lease) = tx.lease(*id).await? else { continue };
-        if end(tx, &lease, reason, actor, now).await?.is_none() {
-            continue;
-        }
-        ended.push(*id);
-        if matches!(reason, EndReason::Failed { .. }) {
-            let sql = "DELETE FROM idempotency WHERE request_key = ? AND state = 'running'";
-            tx.exec(sql, vals![&lease.request_key]).await?;
+        if end(tx, &lease, reason, actor, now).await?.is_some() {
+            ended.push(*id);
         }
     }
     Ok(ended)

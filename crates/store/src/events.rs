@@ -84,14 +84,6 @@ impl Store {
         each(self.db.all::<EventRecord>(sql, vals![last.0, limit]).await?)
     }
 
-    /// Events told at `since` or later, in the order of their numbers. The caller drops those it knows.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn events_in_overlap(&self, since: Timestamp) -> Result<Vec<Event>, StoreError> {
-        each(self.db.all::<EventRecord>(event_sql("WHERE at >= ? ORDER BY id"), vals![since]).await?)
-    }
-
     /// The last `limit` events of a lease, oldest first.
     ///
     /// # Errors

@@ -23,7 +23,9 @@ impl Store {
     /// `Provisioning` is left to its provisioner. A migrating lease whose target died goes back to waiting
     /// for its own node; if another lease has that one by now, it keeps the dead target and waits there.
     ///
-    /// `Stale`: the node changed since `expected_version` was read. The same verdict again changes nothing.
+    /// `Stale`: the node changed since `expected_version` was read, or it is `Dead` and the verdict would only
+    /// doubt that (`Suspect`, `Unknown`): what it lost is not undone by a doubt. The same verdict again changes
+    /// nothing.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -45,6 +47,9 @@ impl Store {
             if before.health == health && before.health_reason == reason {
                 tx.abandon();
                 return Ok(Cas::Done(HealthChanged { node: before, leases: Vec::new() }));
+            }
+            if before.health == Health::Dead && matches!(health, Health::Suspect | Health::Unknown) {
+                return Ok(Cas::Stale);
             }
             change_health(tx, &before, health, &reason, now).await
         });

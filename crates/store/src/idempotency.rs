@@ -84,8 +84,9 @@ impl Store {
         Ok(read(&self.db, scope, key_sha256).await?)
     }
 
-    /// Keeps the reply, and wipes what was needed to finish the request. The first reply stays: `Stale`
-    /// when there is one already.
+    /// Keeps the reply, and wipes what was needed to finish the request. `Stale`: the key does not wait for
+    /// a reply, because another one is kept already, or because the request was ended
+    /// ([`Store::end_request`]): then the leases do not stay, and the client must not get this reply.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -104,8 +105,13 @@ impl Store {
             if tx.exec(sql, values).await? == 1 {
                 return Ok(Cas::Done(()));
             }
+            // A COMMIT without an answer, run again, finds what it wrote itself.
             let row = tx.one::<IdemRecord>(SELECT, vals![scope, key_sha256]).await?;
-            Ok(if row.is_some() { Cas::Stale } else { Cas::Gone })
+            let row = row.map(IdemRow::try_from).transpose()?;
+            let same = row.is_some_and(|row| {
+                row.reply_status == Some(status) && row.reply_sealed.as_deref() == Some(reply_sealed)
+            });
+            Ok(if same { Cas::Done(()) } else { Cas::Stale })
         })?)
     }
 

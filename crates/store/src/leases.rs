@@ -6,7 +6,6 @@ use crate::{
     error::{Result, StoreError},
     model::{LeaseNodeEntry, LeaseRow},
     nodes::places,
-    place::NEXT_END,
     rows::{LeaseNodeRecord, LeaseRecord, each, lease_sql},
 };
 use orion_domain::{
@@ -132,23 +131,14 @@ impl Store {
         self.leases_where(&rest, vals![now, limit]).await
     }
 
-    /// When the next lease is due, overdue ones included.
+    /// When the next lease is due after `now` (those that are overdue: [`Store::due_leases`]).
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        let sql =
-            "SELECT MIN(leased_until) FROM leases WHERE state IN ('provisioning', 'active', 'migrating')";
-        let row = self.db.one::<(Option<i64>,)>(sql, vec![]).await?;
-        Ok(row.and_then(|(at,)| at).map(Timestamp::from_micros))
-    }
-
-    /// When the next lease ends after `now`: earliest moment at which a node may come free.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn next_end(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        let row = self.db.one::<(Option<i64>,)>(NEXT_END, vals![now]).await?;
+    pub async fn next_due(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT MIN(leased_until) FROM leases \
+                   WHERE state IN ('provisioning', 'active', 'migrating') AND leased_until > ?";
+        let row = self.db.one::<(Option<i64>,)>(sql, vals![now]).await?;
         Ok(row.and_then(|(at,)| at).map(Timestamp::from_micros))
     }
 
@@ -166,13 +156,14 @@ impl Store {
         self.leases_where(rest, vals![phase.as_str(), older_than, limit]).await
     }
 
-    /// Leases in `Provisioning` on whose node nobody works (any more): their provisioner is gone. The
-    /// oldest first.
+    /// Leases on their way to a node on which nobody works (any more), the oldest first: those in
+    /// `Provisioning`, whose provisioner is gone, and those in `Migrating` to a target that is not alive either.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn orphaned_leases(&self, now: Timestamp, limit: u32) -> Result<Vec<Lease>, StoreError> {
-        let rest = "JOIN nodes n ON n.id = l.occupies_node WHERE l.state = 'provisioning' \
+        let rest = "JOIN nodes n ON n.id = l.occupies_node WHERE l.state IN ('provisioning', 'migrating') \
+                    AND (l.state = 'provisioning' OR (l.occupies_node <> l.from_node AND n.health <> 'alive')) \
                     AND (n.claimed_until IS NULL OR n.claimed_until <= ?) ORDER BY l.state_since, l.id LIMIT ?";
         self.leases_where(rest, vals![now, limit]).await
     }

@@ -122,9 +122,12 @@ pub struct RegisterNode {
 pub enum RegisterOutcome {
     /// A new node: dirty, and `reported` if it gave host keys, else `pending`. Its token is the new one.
     Created(Node),
-    /// A known node that proved itself by its node token; what it said was taken over. If its host keys no
-    /// longer hold the pinned one it is quarantined now and the pinned ones are kept.
+    /// A known node that proved itself by its node token; what it said was taken over. Keys beside the
+    /// pinned main one may come and go.
     Updated(Node),
+    /// A known node that proved itself by its node token but no longer reports its pinned main key: it is
+    /// quarantined now, and nothing of what it said was taken over.
+    KeyChanged(Node),
     /// The same body was registered before, and only the join token came with it: nothing was written.
     Same(NodeId),
     /// Another node has that host key, name or address, and no node token proved to be it.
@@ -204,10 +207,19 @@ pub struct Forgotten {
     pub kept: Vec<(NodeId, String, String)>,
 }
 
+/// What came of [`crate::Store::end_request`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestEnd {
+    /// Its key is free again, and these leases were ended; the others of the request were ending or over.
+    Ended(Vec<LeaseId>),
+    /// Its reply is kept, so its client may have it: nothing was written, and the leases stay.
+    Acknowledged,
+}
+
 /// A process of the control plane that beats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
-    /// Its name.
+    /// Its name; one process that is both beats under one name for each kind.
     pub name: String,
     /// What it is (`api`, `scheduler`).
     pub kind: String,
@@ -320,7 +332,7 @@ pub struct MoveRequest<'a> {
     pub lease: LeaseId,
     /// The node that it occupies now.
     pub away_from: NodeId,
-    /// The claim on that node, if the caller has one; it ends with the move.
+    /// The claim on that node, if the caller has one; it ends when the lease leaves the node.
     pub claim_of_old: Option<&'a NodeClaim>,
     /// Why.
     pub why: MoveReason,
@@ -338,13 +350,14 @@ pub struct MoveRequest<'a> {
 pub enum MoveOutcome {
     /// It has a new node.
     Placed(Placement),
-    /// No node is free. A `Migrating` lease waits and has left (or keeps, if it is its own) the old node; a
-    /// `Provisioning` one is as it was.
+    /// No node is free. A `Migrating` lease waits and has left the old node (or keeps it, if it is its own);
+    /// a `Provisioning` one is as it was. Of a node that the lease keeps, the caller keeps the claim.
     NoneFree {
         /// When the next lease ends.
         next_end: Option<Timestamp>,
     },
-    /// The lease is not (any more) on that node, or not on its way, or the claim was lost: do nothing.
+    /// The lease is not (any more) on that node, or not on its way, or the claim was lost, or its own node is
+    /// about to give it back: do nothing.
     Stale,
 }
 

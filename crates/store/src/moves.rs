@@ -10,18 +10,27 @@ use crate::{
     model::{MoveOutcome, MoveReason, MoveRequest, Placement},
     place::Claimer,
     rows::clip,
+    transitions::Next,
 };
-use orion_domain::lease::{Lease, LeaseState};
+use orion_domain::{
+    NodeId, Timestamp,
+    lease::{Lease, LeaseState},
+    node::{Admission, Health, Node},
+};
 use serde_json::json;
 
 impl Store {
     /// Brings a lease in `Provisioning` or `Migrating` to another free node, in one transaction with what
     /// happens to the one it leaves: that is dirty, nobody's, no longer claimed, and quarantined if it
-    /// refused.
+    /// refused the holder of its claim.
     ///
-    /// When no node is free, a lease in `Provisioning` is not touched. One in `Migrating` waits: it leaves
-    /// a target that could not take it and goes back to its own lost node (if another lease has that by
-    /// now, it stays at the target); on its own node it stays.
+    /// When no node is free, a lease in `Provisioning` stays as it was. One in `Migrating` waits: it leaves a
+    /// target that could not take it and goes back to its own lost node (if another lease has that by now, it
+    /// stays at the target); on its own node it stays. A node on which the lease stays keeps its claim, also
+    /// that of the caller, who gives it back with [`Store::fail_reconcile`]; it is quarantined if it refused.
+    ///
+    /// `Stale` for a caller without a claim while a `Migrating` lease on its own node may be given back
+    /// there: that node is claimed, or alive and admitted.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -37,11 +46,15 @@ async fn move_lease(tx: &mut Tx, request: &MoveRequest<'_>) -> Result<MoveOutcom
     if !on_its_way || lease.state.occupies() != Some(request.away_from) {
         return Ok(MoveOutcome::Stale);
     }
+    let record = tx.node_record(request.away_from).await?;
     if let Some(claim) = request.claim_of_old {
-        let record = tx.node_record(request.away_from).await?;
         if record.and_then(|record| record.claim_token).as_deref() != Some(claim.token.as_str()) {
             return Ok(MoveOutcome::Stale);
         }
+    } else if let (LeaseState::Migrating { to: None, .. }, Some(record)) = (&lease.state, record)
+        && may_give_back(&Node::try_from(record)?, now)
+    {
+        return Ok(MoveOutcome::Stale);
     }
     if let MoveReason::Unfit(reason) = &request.why {
         let sql = "DELETE FROM lease_unfit WHERE lease_id = ? AND node_id = ?";
@@ -55,7 +68,7 @@ async fn move_lease(tx: &mut Tx, request: &MoveRequest<'_>) -> Result<MoveOutcom
     };
     let reason = clip(request.why.text());
     let Ok(next) = lease.state.clone().place_on(node.id, &reason) else { return Ok(MoveOutcome::Stale) };
-    leave_old(tx, &lease, request, true).await?;
+    leave_old(tx, &lease, request).await?;
     let claimer = Claimer { holder: request.holder, ttl: request.claim_ttl };
     let token = tx.occupy(node.id, lease.id, claimer, now).await?;
     let lease = tx.write_lease(&lease, next, None, now).await?;
@@ -66,50 +79,72 @@ async fn move_lease(tx: &mut Tx, request: &MoveRequest<'_>) -> Result<MoveOutcom
     Ok(MoveOutcome::Placed(Placement { lease, claim }))
 }
 
-/// The old node loses its claim; if the lease leaves it, it is free and dirty; if it refused, it is
-/// quarantined.
-async fn leave_old(tx: &mut Tx, lease: &Lease, request: &MoveRequest<'_>, leaves: bool) -> Result<()> {
-    let refused = match &request.why {
-        MoveReason::Refused(reason) => Some(clip(reason)),
-        MoveReason::Unfit(_) | MoveReason::Lost(_) | MoveReason::NodeDead => None,
-    };
-    let sql = "UPDATE nodes SET lease_id = CASE WHEN ? = 1 THEN NULL ELSE lease_id END, \
-               desired_version = desired_version + ?, claimed_by = NULL, claim_token = NULL, \
-               claimed_until = NULL, quarantine = COALESCE(?, quarantine), version = version + 1, \
-               changed_at = ? WHERE id = ? AND lease_id = ?";
-    let values = vals![leaves, i64::from(leaves), refused.clone(), request.now, request.away_from, lease.id];
-    if tx.exec(sql, values).await? == 0 {
+/// Whether somebody works on the node or soon will: then the lease that waits for it gets it back there.
+fn may_give_back(own: &Node, now: Timestamp) -> bool {
+    own.claimed_until.is_some_and(|until| until > now)
+        || (own.health == Health::Alive && own.admission == Admission::Admitted)
+}
+
+/// The lease leaves its old node: that is nobody's, dirty and not claimed, and quarantined if it refused.
+async fn leave_old(tx: &mut Tx, lease: &Lease, request: &MoveRequest<'_>) -> Result<()> {
+    let sql = "UPDATE nodes SET lease_id = NULL, desired_version = desired_version + 1, claimed_by = NULL, \
+               claim_token = NULL, claimed_until = NULL, version = version + 1, changed_at = ? \
+               WHERE id = ? AND lease_id = ?";
+    if tx.exec(sql, vals![request.now, request.away_from, lease.id]).await? == 0 {
         return Err(Fault::Retry(format!("lease {} left its node meanwhile", lease.id)));
     }
-    if let Some(reason) = refused {
-        let data = json!({ "reason": reason, "lease_id": lease.id });
-        tx.tell_of_node("node.quarantined", request.away_from, data, request.now).await?;
+    quarantine_old(tx, lease, request).await.map(|_| ())
+}
+
+/// The old node is quarantined if it refused the holder of its claim. Whether that was written.
+async fn quarantine_old(tx: &mut Tx, lease: &Lease, request: &MoveRequest<'_>) -> Result<bool> {
+    let refused = match &request.why {
+        MoveReason::Refused(reason) => request.claim_of_old.map(|_| clip(reason)),
+        MoveReason::Unfit(_) | MoveReason::Lost(_) | MoveReason::NodeDead => None,
+    };
+    let Some(reason) = refused else { return Ok(false) };
+    let sql = "UPDATE nodes SET quarantine = ?, version = version + 1, changed_at = ? \
+               WHERE id = ? AND (quarantine IS NULL OR quarantine <> ?)";
+    if tx.exec(sql, vals![&reason, request.now, request.away_from, &reason]).await? == 0 {
+        return Ok(false);
     }
-    Ok(())
+    let data = json!({ "reason": reason, "lease_id": lease.id });
+    tx.tell_of_node("node.quarantined", request.away_from, data, request.now).await?;
+    Ok(true)
 }
 
 async fn none_free(tx: &mut Tx, lease: &Lease, request: &MoveRequest<'_>) -> Result<MoveOutcome> {
     let now = request.now;
     let outcome = MoveOutcome::NoneFree { next_end: tx.next_end(now).await? };
-    let LeaseState::Migrating { from, to, .. } = &lease.state else {
-        tx.abandon();
-        return Ok(outcome);
-    };
     let why = format!("no node is free ({})", clip(request.why.text()));
-    let next = match to {
-        None => {
-            leave_old(tx, lease, request, false).await?;
-            lease.state.clone().wait_for(&why)
+    if let LeaseState::Migrating { from, to: Some(target), .. } = &lease.state
+        && let Ok(next) = lease.state.clone().lose_node(*target, lease.on_node_loss, &why)
+        && tx.is_nobodys(*from).await?
+    {
+        return go_back(tx, lease, *from, next, request).await.map(|()| outcome);
+    }
+    let quarantined = quarantine_old(tx, lease, request).await?;
+    match lease.state.clone().wait_for(&why) {
+        Some(next) => {
+            tx.write_lease(lease, next, None, now).await?;
         }
-        Some(target) => {
-            leave_old(tx, lease, request, false).await?;
-            let goes_back = tx.take_back(*from, lease, now).await?;
-            let lost = lease.state.clone().lose_node(*target, lease.on_node_loss, &why);
-            lost.ok().filter(|_| goes_back)
-        }
-    };
-    if let Some(next) = next {
-        tx.write_lease(lease, next, None, now).await?;
+        None if quarantined => {}
+        None => tx.abandon(),
     }
     Ok(outcome)
+}
+
+/// From a target that could not take it, to its own lost node.
+async fn go_back(
+    tx: &mut Tx,
+    lease: &Lease,
+    own: NodeId,
+    next: Next,
+    request: &MoveRequest<'_>,
+) -> Result<()> {
+    leave_old(tx, lease, request).await?;
+    if !tx.take_back(own, lease, request.now).await? {
+        return Err(Fault::Retry("another lease took the lost node meanwhile".into()));
+    }
+    tx.write_lease(lease, next, None, request.now).await.map(|_| ())
 }

@@ -244,7 +244,8 @@ impl Store {
         }
     }
 
-    /// Takes a node out of use until an admin lifts it. A second reason replaces the first.
+    /// Takes a node out of use until an admin lifts it. A second reason replaces the first; `Stale` when it is
+    /// the same.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -258,8 +259,9 @@ impl Store {
         self.node_write(id, now, || NodeChange {
             sets: "quarantine = ?",
             values: vals![&reason],
+            guard: "AND (quarantine IS NULL OR quarantine <> ?)",
+            guard_values: vals![&reason],
             event: Some(("node.quarantined", json!({ "reason": reason }))),
-            ..NodeChange::default()
         })
         .await
     }
@@ -294,25 +296,6 @@ impl Store {
             sets: "cordon = ?",
             values: vals![why.clone()],
             event: Some((kind, json!({ "reason": why }))),
-            ..NodeChange::default()
-        })
-        .await
-    }
-
-    /// The subordinate uid ranges of a node, `(start, count)`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn set_subordinate(
-        &self,
-        id: NodeId,
-        ranges: &[(u32, u32)],
-        now: Timestamp,
-    ) -> Result<Cas<Node>, StoreError> {
-        let ranges = json(ranges)?;
-        self.node_write(id, now, || NodeChange {
-            sets: "subordinate_uids = ?",
-            values: vals![&ranges],
             ..NodeChange::default()
         })
         .await

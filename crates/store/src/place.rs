@@ -130,7 +130,7 @@ impl Tx {
 }
 
 /// The earliest end after `?` of leases that run.
-pub(crate) const NEXT_END: &str = "SELECT MIN(leased_until) FROM leases \
+const NEXT_END: &str = "SELECT MIN(leased_until) FROM leases \
     WHERE state IN ('provisioning', 'active', 'migrating', 'releasing') AND leased_until > ?";
 
 /// Why a placement was given up: everything is rolled back.

@@ -52,9 +52,12 @@ impl Store {
         now: Timestamp,
     ) -> Result<Cas<Node>, StoreError> {
         let reason = clip(reason);
-        self.node_write(claim.node.id, now, || {
-            let kind = if quarantine { "node.quarantined" } else { "node.reconcile_failed" };
-            NodeChange {
+        let outcome = transaction!(&self.db, |tx| {
+            let Some(record) = tx.node_record(claim.node.id).await? else { return Ok(Cas::Gone) };
+            // The move of a lease may have quarantined it for the same reason already.
+            let is_news = quarantine && record.quarantine.as_deref() != Some(reason.as_str());
+            let kind = if is_news { "node.quarantined" } else { "node.reconcile_failed" };
+            let change = NodeChange {
                 sets: "claimed_by = NULL, claim_token = NULL, claimed_until = NULL, \
                        reconcile_failures = reconcile_failures + 1, retry_at = ?, \
                        quarantine = CASE WHEN ? = 1 THEN ? ELSE quarantine END",
@@ -62,9 +65,10 @@ impl Store {
                 guard: "AND claim_token = ?",
                 guard_values: vals![&claim.token],
                 event: Some((kind, json!({ "reason": reason }))),
-            }
-        })
-        .await
+            };
+            tx.change_node(claim.node.id, change, now).await
+        });
+        Ok(outcome?)
     }
 }
 

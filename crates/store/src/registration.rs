@@ -264,7 +264,7 @@ async fn quarantine(tx: &mut Tx, record: &NodeRecord, request: &RegisterNode) ->
     let pinned = record.host_key_fp.as_deref().unwrap_or("none");
     let reason = format!("its host key changed: {pinned} is pinned, it now reports {reported}");
     if record.quarantine.as_deref() == Some(reason.as_str()) {
-        return Ok(RegisterOutcome::Updated(record.clone().try_into()?));
+        return Ok(RegisterOutcome::KeyChanged(record.clone().try_into()?));
     }
     let change = NodeChange {
         sets: "quarantine = ?, seen_fingerprint = ?",
@@ -273,7 +273,7 @@ async fn quarantine(tx: &mut Tx, record: &NodeRecord, request: &RegisterNode) ->
         ..NodeChange::default()
     };
     match tx.change_node(NodeId(record.id), change, request.now).await? {
-        crate::Cas::Done(node) => Ok(RegisterOutcome::Updated(node)),
+        crate::Cas::Done(node) => Ok(RegisterOutcome::KeyChanged(node)),
         crate::Cas::Stale | crate::Cas::Gone => Err(Fault::Retry("the node changed meanwhile".into())),
     }
 }

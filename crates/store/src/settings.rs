@@ -8,6 +8,10 @@ use crate::{
     model::Replica,
 };
 use orion_domain::Timestamp;
+use std::time::Duration;
+
+/// How long a process that no longer beats is listed.
+const REPLICA_KEPT: Duration = Duration::from_secs(3600);
 
 impl Store {
     /// A sealed value, as it was put.
@@ -60,18 +64,28 @@ impl Store {
         Ok(transaction!(&self.db, |tx| { tx.exec(sql, vals![name, value]).await.map(|_| ()) })?)
     }
 
-    /// A process of the control plane lives.
+    /// A process of the control plane lives. Those that have not beaten for an hour are forgotten.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn replica_beat(&self, name: &str, kind: &str, now: Timestamp) -> Result<(), StoreError> {
         let sql = self.db.sql(
             "INSERT INTO replicas (name, kind, beat_at) VALUES (?, ?, ?) \
-             ON DUPLICATE KEY UPDATE kind = VALUES(kind), beat_at = VALUES(beat_at)",
+             ON DUPLICATE KEY UPDATE beat_at = VALUES(beat_at)",
             "INSERT INTO replicas (name, kind, beat_at) VALUES (?, ?, ?) \
-             ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, beat_at = excluded.beat_at",
+             ON CONFLICT (name, kind) DO UPDATE SET beat_at = excluded.beat_at",
         );
-        Ok(transaction!(&self.db, |tx| { tx.exec(sql, vals![name, kind, now]).await.map(|_| ()) })?)
+        let silent_since = now.minus(REPLICA_KEPT);
+        Ok(transaction!(&self.db, |tx| {
+            tx.exec(sql, vals![name, kind, now]).await?;
+            // Read first: a DELETE that looks at every row would wait for the others that beat just now.
+            let gone = "SELECT name, kind FROM replicas WHERE beat_at < ?";
+            for (name, kind) in tx.all::<(String, String)>(gone, vals![silent_since]).await? {
+                let sql = "DELETE FROM replicas WHERE name = ? AND kind = ? AND beat_at < ?";
+                tx.exec(sql, vals![name, kind, silent_since]).await?;
+            }
+            Ok(())
+        })?)
     }
 
     /// All processes of the control plane that have beaten and did not say goodbye.
@@ -79,7 +93,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn replicas(&self) -> Result<Vec<Replica>, StoreError> {
-        let sql = "SELECT name, kind, beat_at FROM replicas ORDER BY name";
+        let sql = "SELECT name, kind, beat_at FROM replicas ORDER BY name, kind";
         let rows = self.db.all::<(String, String, i64)>(sql, vec![]).await?;
         let replica =
             |(name, kind, beat_at)| Replica { name, kind, beat_at: Timestamp::from_micros(beat_at) };
@@ -90,9 +104,10 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn remove_replica(&self, name: &str) -> Result<(), StoreError> {
+    pub async fn remove_replica(&self, name: &str, kind: &str) -> Result<(), StoreError> {
         Ok(transaction!(&self.db, |tx| {
-            tx.exec("DELETE FROM replicas WHERE name = ?", vals![name]).await.map(|_| ())
+            let sql = "DELETE FROM replicas WHERE name = ? AND kind = ?";
+            tx.exec(sql, vals![name, kind]).await.map(|_| ())
         })?)
     }
 }

@@ -89,13 +89,18 @@ impl Tx {
         Ok(lease)
     }
 
+    /// Whether the node exists and no lease has it.
+    pub(crate) async fn is_nobodys(&mut self, node: NodeId) -> Result<bool> {
+        let sql = "SELECT COUNT(*) FROM nodes WHERE id = ? AND lease_id IS NULL";
+        Ok(self.one::<(i64,)>(sql, vals![node]).await? == Some((1,)))
+    }
+
     /// A lease goes back to `node`, which it left before. False: another lease has it, or it is gone.
     pub(crate) async fn take_back(&mut self, node: NodeId, lease: &Lease, now: Timestamp) -> Result<bool> {
-        // First off the node it is on: a lease has one node.
-        let sql = "SELECT COUNT(*) FROM nodes WHERE id = ? AND lease_id IS NULL";
-        if self.one::<(i64,)>(sql, vals![node]).await? != Some((1,)) {
+        if !self.is_nobodys(node).await? {
             return Ok(false);
         }
+        // First off the node it is on: a lease has one node.
         if let Some(current) = lease.state.occupies() {
             let sql = "UPDATE nodes SET lease_id = NULL, desired_version = desired_version + 1, \
                        version = version + 1, changed_at = ? WHERE id = ? AND lease_id = ?";

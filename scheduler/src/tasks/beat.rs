@@ -28,7 +28,7 @@ pub async fn run(scheduler: Scheduler) {
             tracing::warn!(%error, "the brake could not be recorded");
         }
         if !next_look(&scheduler, &mut nudged, scheduler.config.look_every).await {
-            let _ = scheduler.fleet.store.remove_replica(&name).await;
+            let _ = scheduler.fleet.store.remove_replica(&name, "scheduler").await;
             return;
         }
     }

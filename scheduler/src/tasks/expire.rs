@@ -30,7 +30,7 @@ pub async fn run(scheduler: Scheduler) {
             }
         }
         // Sleeps to the moment when the next one is due, if that comes first.
-        let next = fleet.store.next_due().await.ok().flatten();
+        let next = fleet.store.next_due(fleet.now()).await.ok().flatten();
         let until_next = next.map_or(Duration::MAX, |at| at.since(fleet.now()) + Duration::from_millis(1));
         if !next_look(&scheduler, &mut nudged, until_next.min(scheduler.config.look_every)).await {
             return;

@@ -2,8 +2,11 @@
 //! gone.
 
 use super::{next_look, watch};
-use crate::Scheduler;
-use orion_domain::{NodeId, Timestamp, node::Node};
+use crate::{Scheduler, fleetwide::Sight};
+use orion_domain::{
+    NodeId, Timestamp,
+    node::{Admission, Node},
+};
 use orion_store::StoreError;
 use std::{collections::HashMap, time::Duration};
 use tokio::sync::watch as channel;
@@ -76,10 +79,16 @@ async fn look(
             None => {
                 let stop = scheduler.shutdown.child_token();
                 let (sender, receiver) = channel::channel(node.clone());
+                if node.admission == Admission::Admitted {
+                    scheduler.fleetwide.see(node.id, Sight::unseen(node.health));
+                }
                 scheduler.spawn(watch::run(scheduler.clone(), receiver, stop.clone()));
                 watched.insert(node.id, Watched { node: sender, stop });
             }
         }
+    }
+    if all {
+        scheduler.fleetwide.all_read();
     }
     Ok(())
 }

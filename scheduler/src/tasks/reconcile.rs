@@ -46,6 +46,10 @@ async fn reconcile(scheduler: &Scheduler, id: NodeId) -> Result<(), StoreError> 
     if claim.desired_state == Some(Phase::Provisioning) && undone(scheduler, &claim).await? {
         return Ok(());
     }
+    if claim.desired.as_ref().is_some_and(|desired| desired.until <= fleet.now()) {
+        // Its time is up: it is ended, not opened again.
+        return fleet.store.release_claim(&claim, fleet.now()).await;
+    }
     let applied = fleet.apply(&claim, Change::Unknown).await?;
     let why = match &applied {
         Applied::Done(_, Some(report)) => {
@@ -83,18 +87,18 @@ async fn reconcile(scheduler: &Scheduler, id: NodeId) -> Result<(), StoreError> 
     fleet.leave(&claim, applied).await.map(drop)
 }
 
-/// Ends a lease whose provisioner is gone and whose client will not come back for it: it carried no
-/// idempotency key, so nobody knows its password. Whether it did.
+/// Ends a request whose provisioner is gone and whose client will not come back for it: it carried no
+/// idempotency key, so nobody knows its passwords. Whether it did.
 async fn undone(scheduler: &Scheduler, claim: &NodeClaim) -> Result<bool, StoreError> {
     let fleet = &scheduler.fleet;
     let Some(desired) = &claim.desired else { return Ok(false) };
-    let finish = fleet.store.lease(desired.lease).await?.is_some_and(|lease| lease.finish_after_crash);
-    if finish {
+    let Some(lease) = fleet.store.lease(desired.lease).await? else { return Ok(false) };
+    if lease.finish_after_crash {
         return Ok(false);
     }
     fleet.store.release_claim(claim, fleet.now()).await?;
     let reason = EndReason::Failed { detail: "the control plane stopped before it could answer".into() };
-    fleet.store.end_leases(&[desired.lease], &reason, None, fleet.now()).await?;
+    fleet.store.end_request(&lease.request_key, &reason, fleet.now()).await?;
     fleet.nudge.all();
     Ok(true)
 }

@@ -5,7 +5,7 @@ use super::next_look;
 use crate::Scheduler;
 use orion_domain::{
     Timestamp,
-    lease::{EndReason, Lease},
+    lease::{EndReason, Lease, Phase},
     node::Health,
 };
 use orion_store::{MoveOutcome, MoveReason, MoveRequest, StoreError};
@@ -55,17 +55,17 @@ async fn sweep(scheduler: &Scheduler) -> Result<(), StoreError> {
 async fn orphaned(scheduler: &Scheduler, lease: Lease) -> Result<(), StoreError> {
     let fleet = &scheduler.fleet;
     let Some(node) = lease.state.occupies() else { return Ok(()) };
-    if fleet.store.node(node).await?.is_some_and(|node| node.health == Health::Alive) {
+    let gone = match fleet.store.node(node).await?.map(|node| node.health) {
+        Some(Health::Dead | Health::Unreachable) | None => true,
+        // It will answer in a moment, or be dead.
+        Some(Health::Alive | Health::Suspect | Health::Unknown) => false,
+    };
+    if !gone {
         return Ok(());
     }
-    let end = async |detail: &str| {
-        let reason = EndReason::Failed { detail: detail.into() };
-        fleet.store.end_leases(&[lease.id], &reason, None, fleet.now()).await?;
-        fleet.nudge.all();
-        Ok(())
-    };
-    if !lease.finish_after_crash {
-        return end("the control plane stopped before it could answer").await;
+    let provisioning = lease.state.phase() == Phase::Provisioning;
+    if provisioning && !lease.finish_after_crash {
+        return end_request(scheduler, &lease, "the control plane stopped before it could answer").await;
     }
     let moved = fleet
         .store
@@ -89,9 +89,23 @@ async fn orphaned(scheduler: &Scheduler, lease: Lease) -> Result<(), StoreError>
             });
             Ok(())
         }
-        MoveOutcome::NoneFree { .. } => {
-            end("its node was lost while it was being provided, and no other is free").await
+        MoveOutcome::NoneFree { .. } if provisioning => {
+            end_request(
+                scheduler,
+                &lease,
+                "its node was lost while it was being provided, and no other is free",
+            )
+            .await
         }
-        MoveOutcome::Stale => Ok(()),
+        MoveOutcome::NoneFree { .. } | MoveOutcome::Stale => Ok(()),
     }
+}
+
+/// All leases of a request end together: its client gets all or none.
+async fn end_request(scheduler: &Scheduler, lease: &Lease, detail: &str) -> Result<(), StoreError> {
+    let fleet = &scheduler.fleet;
+    let reason = EndReason::Failed { detail: detail.into() };
+    fleet.store.end_request(&lease.request_key, &reason, fleet.now()).await?;
+    fleet.nudge.all();
+    Ok(())
 }

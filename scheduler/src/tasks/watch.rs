@@ -26,6 +26,8 @@ struct Watcher {
     last_answer: Option<Timestamp>,
     last_command: Timestamp,
     last_handshake: Timestamp,
+    /// What `path` is about: a node that moved has to be looked at anew.
+    address: Option<Target>,
 }
 
 /// Watches a node until `stop`.
@@ -39,10 +41,14 @@ pub async fn run(scheduler: Scheduler, mut node: Receiver<Node>, stop: Cancellat
         last_answer: None,
         last_command: now,
         last_handshake: now,
+        address: None,
     };
     let mut next_probe = Instant::now();
     loop {
         let current = node.borrow_and_update().clone();
+        if watcher.moved(&current) {
+            next_probe = Instant::now();
+        }
         if Instant::now() >= next_probe {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -74,6 +80,18 @@ pub async fn run(scheduler: Scheduler, mut node: Receiver<Node>, stop: Cancellat
 }
 
 impl Watcher {
+    /// Whether the node has another address or other keys than the path is about; the path is forgotten then.
+    fn moved(&mut self, node: &Node) -> bool {
+        let address = target_of(node).ok();
+        let moved = address != self.address;
+        if moved {
+            self.address = address;
+            self.path = SshPath::Untried;
+            self.last_answer = None;
+        }
+        moved
+    }
+
     async fn look(&mut self, node: &Node) {
         let target = match target_of(node) {
             Ok(target) => target,
@@ -177,11 +195,14 @@ impl Watcher {
             Kind::HostKeyMismatch { .. } => {
                 let reason = format!("its host key is not the pinned one: {error}");
                 let (store, now) = (&self.scheduler.fleet.store, self.now());
-                if let Err(error) = store.quarantine(self.id, &reason, now).await {
-                    tracing::warn!(node = %self.id, %error, "a quarantine could not be recorded");
+                match store.quarantine(self.id, &reason, now).await {
+                    Ok(Cas::Done(_)) => self.scheduler.fleet.nudge.all(),
+                    Ok(Cas::Stale | Cas::Gone) => {}
+                    Err(error) => {
+                        tracing::warn!(node = %self.id, %error, "a quarantine could not be recorded")
+                    }
                 }
-                self.scheduler.fleet.nudge.all();
-                Failure::Sick
+                Failure::WrongKey
             }
             Kind::AuthRejected | Kind::Protocol(_) | Kind::NoPinnedKey => Failure::Sick,
             Kind::Refused | Kind::Closed => Failure::Refused,
@@ -205,15 +226,20 @@ impl Watcher {
         let now = self.now();
         let link = fleetwide.link_of(node, now);
         let mut verdict = judge(&self.path, link, &self.scheduler.config.health, now);
+        let long_dead = node.health == Health::Dead && self.last_answer.is_none();
         let silent_since = match &self.path {
-            // An sshd that answers and does not let us in is not silent.
-            SshPath::Failing { since, kind: Failure::Refused | Failure::Silent, .. } => Some(*since),
-            SshPath::Failing { kind: Failure::Sick, .. } | SshPath::Untried | SshPath::Up => None,
+            // An sshd that answers and does not let us in is not silent; one that was dead before this
+            // scheduler started did not go silent now.
+            SshPath::Failing { since, kind: Failure::Refused | Failure::Silent, .. } if !long_dead => {
+                Some(*since)
+            }
+            SshPath::Failing { .. } | SshPath::Untried | SshPath::Up => None,
         };
+        let looked = self.path != SshPath::Untried;
         let both_paths = self.path == SshPath::Up && matches!(link, LinkPath::Up { .. } | LinkPath::None);
         // One that is only just being set up says nothing about those that were there.
         if node.admission == Admission::Admitted {
-            fleetwide.see(self.id, Sight { silent_since, health: node.health, both_paths });
+            fleetwide.see(self.id, Sight { looked, silent_since, health: node.health, both_paths });
         }
         if verdict.health == Health::Dead && node.health != Health::Dead {
             look_at_brake(&self.scheduler).await?;
@@ -227,7 +253,10 @@ impl Watcher {
             fleet.nudge.all();
             return Ok(());
         }
-        if verdict.health == node.health {
+        // A dead node stays dead until something of it answers.
+        let still_dead =
+            node.health == Health::Dead && matches!(verdict.health, Health::Suspect | Health::Unknown);
+        if verdict.health == node.health || still_dead {
             return Ok(());
         }
         if verdict.health == Health::Dead {
@@ -241,7 +270,9 @@ impl Watcher {
                 reason = verdict.reason, leases = changed.leases.len(), "a node's health changed"
             );
         }
-        fleet.nudge.all();
+        if !matches!(written, Cas::Stale) {
+            fleet.nudge.all();
+        }
         Ok(())
     }
 

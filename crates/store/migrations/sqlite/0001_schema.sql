@@ -129,7 +129,7 @@ CREATE TABLE replicas (
     name TEXT NOT NULL,
     kind TEXT NOT NULL,
     beat_at INTEGER NOT NULL,
-    PRIMARY KEY (name)
+    PRIMARY KEY (name, kind)
 ) STRICT;
 
 -- Leases. `occupies_node` is the node that no other lease may have; `live_name` frees the name at the end.

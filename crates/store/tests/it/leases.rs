@@ -6,7 +6,7 @@ use orion_domain::{
     lease::{EndReason, Phase},
     node::Health,
 };
-use orion_store::{Cas, StoreError};
+use orion_store::{Cas, MoveOutcome, MoveReason, MoveRequest, PlaceOutcome, StoreError};
 
 on_both!(
     a_release_claims_the_node_and_happens_once,
@@ -17,6 +17,7 @@ on_both!(
     owners_see_their_leases_with_their_nodes,
     leases_are_found_by_phase_and_request,
     a_lease_whose_provisioner_is_gone_is_found,
+    a_lease_on_its_way_to_a_node_that_was_lost_in_turn_is_found,
     every_transition_and_its_event_stand_or_fall_together,
     a_corrupt_row_is_named,
 );
@@ -94,7 +95,11 @@ async fn leases_are_due_when_their_time_is_up(world: World) {
         wish.until = at(until);
         ids.push(world.active_lease(&wish).await.id);
     }
-    assert_eq!(world.store.next_due().await.unwrap(), Some(at(100)));
+    let store = &world.store;
+    let next_due = |now| async move { store.next_due(at(now)).await.unwrap() };
+    assert_eq!(next_due(99).await, Some(at(100)));
+    assert_eq!(next_due(100).await, Some(at(200)), "one that is due is not waited for");
+    assert_eq!(next_due(300).await, None);
     assert_eq!(world.store.due_leases(at(99), 10).await.unwrap(), []);
     let due: Vec<LeaseId> =
         world.store.due_leases(at(200), 10).await.unwrap().into_iter().map(|lease| lease.id).collect();
@@ -103,9 +108,17 @@ async fn leases_are_due_when_their_time_is_up(world: World) {
     assert_eq!(world.store.end_leases(&due, &EndReason::Expired, None, at(201)).await.unwrap(), due);
     assert_eq!(world.store.end_leases(&due, &EndReason::Expired, None, at(202)).await.unwrap(), []);
     assert_eq!(world.store.due_leases(at(250), 10).await.unwrap(), []);
-    assert_eq!(world.store.next_due().await.unwrap(), Some(at(300)));
-    assert_eq!(world.store.next_end(at(150)).await.unwrap(), Some(at(200)), "it still has its node");
-    assert_eq!(world.store.next_end(at(300)).await.unwrap(), None);
+    assert_eq!(next_due(50).await, Some(at(300)), "those that are ending are due no more");
+    for (now, expected, why) in
+        [(150, Some(at(200)), "it still has its node"), (300, None, "nothing ends later")]
+    {
+        let mut wish = world.wish(user, 1);
+        wish.now = at(now);
+        match world.store.place(&wish).await.unwrap() {
+            PlaceOutcome::TooFew { found, next_end } => assert_eq!((found, next_end), (0, expected), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 async fn owners_see_their_leases_with_their_nodes(world: World) {
@@ -157,6 +170,40 @@ async fn a_lease_whose_provisioner_is_gone_is_found(world: World) {
     assert_eq!(orphaned, std::slice::from_ref(&placed[1].lease));
     world.claim(placed[1].claim.node.id, at(30)).await;
     assert_eq!(world.store.orphaned_leases(at(30), 10).await.unwrap(), []);
+}
+
+async fn a_lease_on_its_way_to_a_node_that_was_lost_in_turn_is_found(world: World) {
+    let user = world.user("alice").await;
+    world.free_nodes(2).await;
+    let lease = world.active_lease(&world.wish(user, 1)).await;
+    let own = lease.state.occupies().unwrap();
+    world.set_health(own, Health::Dead, at(50)).await;
+    let found = |now| {
+        let store = &world.store;
+        async move { store.orphaned_leases(at(now), 10).await.unwrap() }
+    };
+    assert_eq!(found(99).await, [], "it waits: that is no way to a node");
+    let request = MoveRequest {
+        lease: lease.id,
+        away_from: own,
+        claim_of_old: None,
+        why: MoveReason::NodeDead,
+        holder: "scheduler-1",
+        claim_ttl: TTL,
+        now: at(100),
+    };
+    let target = match world.store.move_lease(&request).await.unwrap() {
+        MoveOutcome::Placed(placement) => placement.claim.node.id,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(found(131).await, [], "the target is alive: its reconcile makes the account");
+    world.set_health(target, Health::Unreachable, at(105)).await;
+    assert_eq!(found(129).await, [], "its provisioner is still at work");
+    assert_eq!(found(130).await, [world.lease(lease.id).await]);
+    let claim = world.claim(target, at(130)).await;
+    assert_eq!(found(131).await, []);
+    world.store.release_claim(&claim, at(132)).await.unwrap();
+    assert_eq!(found(132).await.len(), 1);
 }
 
 async fn every_transition_and_its_event_stand_or_fall_together(world: World) {

@@ -25,6 +25,11 @@ on_both!(
     a_move_with_a_lost_claim_is_stale,
     a_lease_whose_uid_is_subordinate_on_a_node_does_not_go_there,
     a_lease_released_on_a_dead_node_is_over_at_once,
+    a_node_that_refused_is_quarantined_also_when_no_other_is_free,
+    a_lease_that_waits_in_vain_leaves_its_node_alone,
+    a_lease_whose_own_node_is_back_is_not_moved_away,
+    a_lease_whose_own_node_cannot_give_it_back_moves_on,
+    a_lost_node_that_is_back_and_refuses_is_quarantined_and_the_lease_waits_on_it,
 );
 
 fn request<'a>(
@@ -218,11 +223,114 @@ async fn without_a_free_node_a_lease_in_provisioning_stays_as_it_was(world: Worl
     let node = world.free_node(1).await;
     let placed = world.place(&world.wish(user, 1)).await.remove(0);
     let before = (world.node(node).await, world.lease(placed.lease.id).await);
-    let why = MoveReason::Refused("no".into());
-    let outcome =
-        world.store.move_lease(&request(&placed.lease, node, Some(&placed.claim), why)).await.unwrap();
-    assert!(matches!(outcome, MoveOutcome::NoneFree { .. }));
-    assert_eq!(before, (world.node(node).await, world.lease(placed.lease.id).await));
+    let whys = [
+        MoveReason::Unfit("alice exists there".into()),
+        MoveReason::Lost("timeout".into()),
+        MoveReason::NodeDead,
+    ];
+    for why in whys {
+        let outcome =
+            world.store.move_lease(&request(&placed.lease, node, Some(&placed.claim), why)).await.unwrap();
+        assert!(matches!(outcome, MoveOutcome::NoneFree { .. }));
+        assert_eq!(before, (world.node(node).await, world.lease(placed.lease.id).await));
+    }
+}
+
+async fn a_node_that_refused_is_quarantined_also_when_no_other_is_free(world: World) {
+    let user = world.user("alice").await;
+    let node = world.free_node(1).await;
+    let placed = world.place(&world.wish(user, 1)).await.remove(0);
+    let why = MoveReason::Refused("useradd: disk full".into());
+    let refusal = request(&placed.lease, node, Some(&placed.claim), why);
+    assert!(matches!(world.store.move_lease(&refusal).await.unwrap(), MoveOutcome::NoneFree { .. }));
+    let (after, lease) = (world.node(node).await, world.lease(placed.lease.id).await);
+    assert_eq!(after.quarantine.as_deref(), Some("useradd: disk full"));
+    assert_eq!((after.lease, &lease), (Some(lease.id), &placed.lease));
+    let event = world.store.events_of_node(node, 1).await.unwrap().remove(0);
+    assert_eq!((event.kind.as_str(), &event.data["lease_id"]), ("node.quarantined", &lease.id.0.into()));
+    assert!(matches!(world.store.move_lease(&refusal).await.unwrap(), MoveOutcome::NoneFree { .. }));
+    assert_eq!(world.node(node).await.version, after.version, "nothing new, no write");
+    // The claim is still the caller's, who gives it back with a pause.
+    let failed = world.store.fail_reconcile(&placed.claim, "useradd: disk full", at(20), true, at(11)).await;
+    assert_eq!(failed.unwrap().done().unwrap().claimed_until, None);
+    let end = world.store.end_leases(&[lease.id], &EndReason::Released, None, at(12)).await.unwrap();
+    assert_eq!(end, [lease.id]);
+    assert_eq!(world.store.dirty_nodes(at(20), 9).await.unwrap(), [node], "what is left there is removed");
+    assert_eq!(world.clean(node, at(20)).await.ended, [lease.id]);
+    assert!(world.node(node).await.quarantine.is_some());
+    world.check_invariants().await;
+}
+
+/// A lease that lost its node, and nothing else is free.
+async fn waiting(world: &World) -> (NodeId, Lease) {
+    let user = world.user("alice").await;
+    let own = world.free_node(1).await;
+    let lease = world.active_lease(&world.wish(user, 1)).await;
+    world.set_health(own, Health::Dead, at(50)).await;
+    (own, world.lease(lease.id).await)
+}
+
+async fn a_lease_that_waits_in_vain_leaves_its_node_alone(world: World) {
+    let (own, lease) = waiting(&world).await;
+    let before = world.node(own).await;
+    let look = || async {
+        let outcome =
+            world.store.move_lease(&request(&lease, own, None, MoveReason::NodeDead)).await.unwrap();
+        assert!(matches!(outcome, MoveOutcome::NoneFree { next_end: Some(end) } if end == at(3600)));
+        (world.node(own).await, world.lease(lease.id).await, world.kinds_of_lease(lease.id).await)
+    };
+    let first = look().await;
+    assert_eq!(first.0, before);
+    assert_eq!(first.2.last().unwrap(), "lease.waiting");
+    assert_eq!(look().await, first, "it waits for the same: nothing is written");
+}
+
+async fn a_lease_whose_own_node_is_back_is_not_moved_away(world: World) {
+    let (own, lease) = waiting(&world).await;
+    let other = world.free_node(2).await;
+    let look = || async {
+        let before = (world.node(own).await, world.node(other).await, world.lease(lease.id).await);
+        let outcome =
+            world.store.move_lease(&request(&lease, own, None, MoveReason::NodeDead)).await.unwrap();
+        assert!(matches!(outcome, MoveOutcome::Stale), "{outcome:?}");
+        assert_eq!(before, (world.node(own).await, world.node(other).await, world.lease(lease.id).await));
+    };
+    let claim = world.claim(own, at(90)).await;
+    look().await;
+    world.store.release_claim(&claim, at(91)).await.unwrap();
+    world.set_health(own, Health::Alive, at(92)).await;
+    look().await;
+    let claim = world.claim(own, at(93)).await;
+    look().await;
+    assert_eq!(world.finish(&claim, at(101)).await.activated, [lease.id], "the claim still holds");
+    assert_eq!(world.lease(lease.id).await.state, LeaseState::Active { node: own });
+    world.check_invariants().await;
+}
+
+async fn a_lease_whose_own_node_cannot_give_it_back_moves_on(world: World) {
+    let (own, lease) = waiting(&world).await;
+    // A claim that expired, and an own node that answers but is not admitted any more.
+    world.claim(own, at(70)).await;
+    world.set_health(own, Health::Alive, at(71)).await;
+    world.sql(&format!("UPDATE nodes SET admission = 'reported' WHERE id = {own}")).await.unwrap();
+    let other = world.free_node(2).await;
+    let placed = moved(&world, &request(&lease, own, None, MoveReason::NodeDead)).await;
+    assert_eq!(placed.claim.node.id, other);
+    world.check_invariants().await;
+}
+
+async fn a_lost_node_that_is_back_and_refuses_is_quarantined_and_the_lease_waits_on_it(world: World) {
+    let (own, lease) = waiting(&world).await;
+    world.set_health(own, Health::Alive, at(90)).await;
+    let claim = world.claim(own, at(95)).await;
+    let why = MoveReason::Refused("read-only file system".into());
+    let outcome = world.store.move_lease(&request(&lease, own, Some(&claim), why)).await.unwrap();
+    assert!(matches!(outcome, MoveOutcome::NoneFree { .. }), "{outcome:?}");
+    let node = world.node(own).await;
+    assert_eq!((node.quarantine.as_deref(), node.lease), (Some("read-only file system"), Some(lease.id)));
+    assert!(world.store.extend_claim(&claim, TTL, at(101)).await.unwrap(), "the caller still has its claim");
+    assert_eq!(world.kinds_of_lease(lease.id).await.last().unwrap(), "lease.waiting");
+    world.check_invariants().await;
 }
 
 /// A lease that lost `.0` and is on its way to `.1`.
@@ -310,7 +418,7 @@ async fn a_lease_whose_uid_is_subordinate_on_a_node_does_not_go_there(world: Wor
     let first = world.free_node(1).await;
     let lease = world.active_lease(&world.wish(user, 1)).await;
     let second = world.free_node(2).await;
-    world.store.set_subordinate(second, &[(lease.account.uid, 1)], at(1)).await.unwrap();
+    world.set_subordinate(second, &[(lease.account.uid, 1)], at(1)).await;
     world.set_health(first, Health::Dead, at(50)).await;
     let outcome = world.store.move_lease(&request(&lease, first, None, MoveReason::NodeDead)).await.unwrap();
     assert!(matches!(outcome, MoveOutcome::NoneFree { .. }), "{outcome:?}");

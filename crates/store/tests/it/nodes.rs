@@ -2,7 +2,7 @@
 
 use crate::world::{World, at, on_both};
 use orion_domain::{
-    NodeId,
+    NodeId, Timestamp,
     lease::EndReason,
     node::{Admission, Facts, Health, LinkState},
 };
@@ -17,6 +17,10 @@ on_both!(
     pages_changes_and_lists_show_every_node,
     what_was_seen_is_written_in_batches,
     replicas_beat_and_say_goodbye,
+    a_replica_that_was_silent_for_an_hour_is_forgotten,
+    the_same_quarantine_again_is_not_told_again,
+    a_doubt_does_not_raise_the_dead,
+    late_words_about_a_forgotten_node_find_it_gone,
     a_reset_forgets_clean_nodes_and_keeps_the_others,
 );
 
@@ -103,15 +107,82 @@ async fn what_was_seen_is_written_in_batches(world: World) {
 }
 
 async fn replicas_beat_and_say_goodbye(world: World) {
-    for (name, second) in [("api-1", 1), ("scheduler-1", 2), ("api-1", 3)] {
-        let kind = if name.starts_with("api") { "api" } else { "scheduler" };
+    for (name, kind, second) in
+        [("host-1", "api", 1), ("host-1", "scheduler", 2), ("host-2", "api", 3), ("host-1", "api", 4)]
+    {
         world.store.replica_beat(name, kind, at(second)).await.unwrap();
     }
+    let one = ("host-1".to_string(), "scheduler".to_string(), at(2));
+    let (first, second) = (("host-1".into(), "api".into(), at(4)), ("host-2".into(), "api".into(), at(3)));
+    assert_eq!(replicas(&world).await, [first.clone(), one, second.clone()], "one process may be both");
+    world.store.remove_replica("host-1", "scheduler").await.unwrap();
+    assert_eq!(replicas(&world).await, [first, second]);
+}
+
+async fn replicas(world: &World) -> Vec<(String, String, Timestamp)> {
     let replicas = world.store.replicas().await.unwrap();
-    let names: Vec<_> = replicas.iter().map(|r| (r.name.as_str(), r.kind.as_str(), r.beat_at)).collect();
-    assert_eq!(names, [("api-1", "api", at(3)), ("scheduler-1", "scheduler", at(2))]);
-    world.store.remove_replica("api-1").await.unwrap();
-    assert_eq!(world.store.replicas().await.unwrap().len(), 1);
+    replicas.into_iter().map(|replica| (replica.name, replica.kind, replica.beat_at)).collect()
+}
+
+async fn a_replica_that_was_silent_for_an_hour_is_forgotten(world: World) {
+    world.store.replica_beat("old", "api", at(0)).await.unwrap();
+    world.store.replica_beat("new", "api", at(3600)).await.unwrap();
+    assert_eq!(replicas(&world).await.len(), 2);
+    world.store.replica_beat("new", "api", at(3601)).await.unwrap();
+    assert_eq!(replicas(&world).await, [("new".into(), "api".into(), at(3601))]);
+}
+
+async fn the_same_quarantine_again_is_not_told_again(world: World) {
+    let node = world.free_node(1).await;
+    let first = world.store.quarantine(node, "it lies", at(1)).await.unwrap().done().unwrap();
+    assert_eq!(world.store.quarantine(node, "it lies", at(2)).await.unwrap(), Cas::Stale);
+    assert_eq!(world.node(node).await, first);
+    let other = world.store.quarantine(node, "its key changed", at(3)).await.unwrap().done().unwrap();
+    assert_eq!(other.quarantine.as_deref(), Some("its key changed"));
+    let claim = world.claim(node, at(4)).await;
+    world.store.fail_reconcile(&claim, "its key changed", at(5), true, at(4)).await.unwrap().done().unwrap();
+    let kinds = kinds_of_node(&world, node).await;
+    let told = kinds.iter().filter(|kind| *kind == "node.quarantined").count();
+    assert_eq!((told, kinds.last().unwrap().as_str()), (2, "node.reconcile_failed"));
+}
+
+async fn kinds_of_node(world: &World, node: NodeId) -> Vec<String> {
+    world.store.events_of_node(node, 100).await.unwrap().into_iter().map(|event| event.kind).collect()
+}
+
+async fn a_doubt_does_not_raise_the_dead(world: World) {
+    let node = world.free_node(1).await;
+    world.set_health(node, Health::Dead, at(1)).await;
+    let dead = world.node(node).await;
+    for doubt in [Health::Suspect, Health::Unknown] {
+        let outcome = world.store.set_health(node, dead.version, doubt, "hm", at(2)).await.unwrap();
+        assert_eq!(outcome, Cas::Stale, "{doubt:?}");
+    }
+    assert_eq!(world.node(node).await, dead);
+    world.set_health(node, Health::Unreachable, at(3)).await;
+    world.set_health(node, Health::Dead, at(4)).await;
+    world.set_health(node, Health::Alive, at(5)).await;
+    world.set_health(node, Health::Suspect, at(6)).await;
+    assert_eq!(world.node(node).await.health, Health::Suspect, "the control: the living may be doubted");
+}
+
+async fn late_words_about_a_forgotten_node_find_it_gone(world: World) {
+    let request = world.registration(1);
+    let node = world.alive_node_from(&request).await;
+    world.clean(node, at(0)).await;
+    let token = &request.new_node_token_sha256;
+    assert!(world.store.node_by_token_sha256(token).await.unwrap().is_some());
+    assert_eq!(world.store.forget_clean_nodes(at(1)).await.unwrap().forgotten, [node]);
+    assert_eq!(world.store.node_by_token_sha256(token).await.unwrap(), None);
+    for sees in [Some(true), Some(false), None] {
+        assert_eq!(world.store.set_agent_sshd(node, sees, at(2)).await.unwrap(), Cas::Gone);
+    }
+    assert_eq!(world.store.update_facts(node, &Facts::default(), at(2)).await.unwrap(), Cas::Gone);
+    let lost = world.store.link_changed(node, 9, "api-1", LinkState::Lost, at(2)).await.unwrap();
+    assert_eq!(lost, Cas::Gone);
+    assert_eq!(world.store.open_link(node, "api-1", at(2)).await.unwrap(), Cas::Gone);
+    let kinds = kinds_of_node(&world, node).await;
+    assert_eq!(kinds.last().unwrap(), "node.forgotten", "{kinds:?}");
 }
 
 async fn a_reset_forgets_clean_nodes_and_keeps_the_others(world: World) {

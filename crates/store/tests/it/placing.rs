@@ -17,6 +17,7 @@ on_both!(
     when_the_uids_are_used_up_nothing_is_placed,
     a_lease_name_is_unique_among_live_leases_and_free_after_the_end,
     a_placement_tells_its_holder_all_it_needs,
+    a_node_that_is_claimed_while_a_placement_chooses_it_is_not_taken,
 );
 
 async fn tenants_in_a_hurry_never_share_a_node(world: World) {
@@ -194,7 +195,7 @@ async fn uids_of_a_nodes_subordinate_ranges_are_skipped(world: World) {
     let user = world.user("alice").await;
     let node = world.free_node(1).await;
     let ranges = [(100_000, 65_536), (165_536, 65_536), (231_072, 10)];
-    world.store.set_subordinate(node, &ranges, at(1)).await.unwrap().done().unwrap();
+    world.set_subordinate(node, &ranges, at(0)).await;
     let lease = world.active_lease(&world.wish(user, 1)).await;
     assert_eq!(lease.account.uid, 231_082);
     world.free_node(2).await;
@@ -266,4 +267,28 @@ async fn a_placement_tells_its_holder_all_it_needs(world: World) {
     let next = world.store.claim_node(node, "other", TTL, at(31)).await.unwrap().unwrap();
     assert!(next.epoch > claim.epoch);
     assert_eq!(world.node(node).await.health, Health::Alive);
+}
+
+async fn a_node_that_is_claimed_while_a_placement_chooses_it_is_not_taken(world: World) {
+    let user = world.user("alice").await;
+    let hurried = world.free_node(1).await;
+    let claim = format!(
+        "UPDATE nodes SET claim_token = 'hurry', claimed_until = {} WHERE id = NEW.node_id AND id = {hurried}",
+        at(60).as_micros()
+    );
+    // The lease's row is written after the choice and before the node's: somebody claims just then.
+    let body = if world.is_maria() { claim } else { format!("BEGIN {claim}; END") };
+    world.sql(&format!("CREATE TRIGGER hurry AFTER INSERT ON leases FOR EACH ROW {body}")).await.unwrap();
+    let before = world.node(hurried).await;
+    let error = world.store.place(&world.wish(user, 1)).await.unwrap_err();
+    assert!(error.is_unavailable(), "{error:?}");
+    assert_eq!(world.node(hurried).await, before);
+    assert_eq!(world.count("SELECT COUNT(*) FROM leases").await, 0);
+    let other = world.free_node(2).await;
+    let placed = world.place(&world.wish(user, 1)).await.remove(0);
+    assert_eq!(placed.claim.node.id, other, "it chooses again");
+    world.sql("DROP TRIGGER hurry").await.unwrap();
+    let placed = world.place(&world.wish(user, 1)).await.remove(0);
+    assert_eq!(placed.claim.node.id, hurried, "the control: nothing else kept it from being taken");
+    world.check_invariants().await;
 }

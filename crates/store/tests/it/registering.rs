@@ -11,6 +11,8 @@ on_both!(
     a_known_key_name_or_address_needs_the_node_token,
     the_node_token_changes_the_node,
     a_changed_host_key_quarantines_the_node_and_is_not_taken_over,
+    a_worker_that_keeps_its_main_key_may_change_the_others,
+    a_worker_that_reports_no_keys_changes_none,
     bad_join_tokens_create_nothing,
     a_join_token_creates_as_many_nodes_as_it_says,
     a_forgotten_node_registers_again_with_its_token_and_key,
@@ -122,7 +124,7 @@ async fn a_changed_host_key_quarantines_the_node_and_is_not_taken_over(world: Wo
     request.node_token_sha256_presented = Some(first.new_node_token_sha256);
     for _ in 0..2 {
         let node = match world.store.register_node(&request).await.unwrap() {
-            RegisterOutcome::Updated(node) => node,
+            RegisterOutcome::KeyChanged(node) => node,
             other => panic!("{other:?}"),
         };
         assert!(node.quarantine.as_deref().unwrap().contains("its host key changed"), "{node:?}");
@@ -131,6 +133,43 @@ async fn a_changed_host_key_quarantines_the_node_and_is_not_taken_over(world: Wo
     let events = world.store.events_of_node(node, 99).await.unwrap();
     assert_eq!(events.iter().filter(|event| event.kind == "node.quarantined").count(), 1);
     assert_eq!(world.store.forget_clean_nodes(at(9)).await.unwrap().forgotten, [], "the pin is the evidence");
+}
+
+async fn a_worker_that_keeps_its_main_key_may_change_the_others(world: World) {
+    let mut first = world.registration(1);
+    let keys = |numbers: &[u32]| numbers.iter().map(|number| host_key(*number).parse().unwrap()).collect();
+    first.host_keys = keys(&[1, 2]);
+    let node = world.alive_node_from(&first).await;
+    let mut again = world.registration(1);
+    again.node_token_sha256_presented = Some(first.new_node_token_sha256);
+    (again.host_keys, again.body_sha256) = (keys(&[3, 1]), sha(50));
+    match world.store.register_node(&again).await.unwrap() {
+        RegisterOutcome::Updated(node) => {
+            assert_eq!((node.quarantine, node.host_keys), (None, vec![host_key(3), host_key(1)]));
+        }
+        other => panic!("{other:?}"),
+    }
+    // A key that was pinned beside the main one does not stand in for it.
+    (again.host_keys, again.body_sha256) = (keys(&[3]), sha(51));
+    assert!(matches!(world.store.register_node(&again).await.unwrap(), RegisterOutcome::KeyChanged(_)));
+    let node = world.node(node).await;
+    assert!(node.quarantine.is_some());
+    assert_eq!(node.host_keys, [host_key(3), host_key(1)]);
+}
+
+async fn a_worker_that_reports_no_keys_changes_none(world: World) {
+    let first = world.registration(1);
+    world.alive_node_from(&first).await;
+    let mut again = world.registration(1);
+    again.node_token_sha256_presented = Some(first.new_node_token_sha256);
+    (again.host_keys, again.body_sha256) = (vec![], sha(50));
+    match world.store.register_node(&again).await.unwrap() {
+        RegisterOutcome::Updated(node) => {
+            assert_eq!((node.quarantine, node.host_keys), (None, vec![host_key(1)]));
+            assert_eq!(node.admission, Admission::Admitted);
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 async fn bad_join_tokens_create_nothing(world: World) {

@@ -215,6 +215,17 @@ impl World {
         self.finish(&claim, now).await
     }
 
+    /// The subordinate uid ranges of a clean node, as its reconcile reads them.
+    pub async fn set_subordinate(&self, id: NodeId, ranges: &[(u32, u32)], now: Timestamp) {
+        let claim = self.claim(id, now).await;
+        let result = FinishReconcile {
+            applied_version: claim.desired_version,
+            subordinate: Some(ranges.to_vec()),
+            ..FinishReconcile::default()
+        };
+        self.store.finish_reconcile(&claim, &result, now).await.unwrap().done().unwrap();
+    }
+
     pub fn wish(&self, user: UserId, count: usize) -> PlaceRequest {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let account = NewAccount { password_hash: Secret::new("$6$salt$hash"), public_key: None };

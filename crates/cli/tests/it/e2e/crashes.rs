@@ -11,7 +11,7 @@ use std::{collections::HashSet, time::Duration};
 
 /// Milliseconds between a request and the end of the process that serves it: before, while and after the
 /// lease is written, the account made, the reply sent.
-const MOMENTS_MS: [u64; 4] = [0, 35, 75, 115];
+const MOMENTS_MS: [u64; 5] = [0, 35, 75, 115, 250];
 /// How much later each may come.
 const JITTER_MS: u64 = 40;
 

@@ -6,6 +6,7 @@
 
 mod admission;
 mod brake;
+mod command_line;
 mod contention;
 mod crashes;
 mod database_away;

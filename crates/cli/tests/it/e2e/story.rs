@@ -3,7 +3,7 @@
 use super::{
     PATIENCE,
     system::{Database, System},
-    user::{Ticket, User, is_clean, is_refused},
+    user::{Ticket, User, is_clean, is_refused, left_on},
 };
 use crate::Home;
 use orion_testkit::{KeyPair, Worker, wait_until};
@@ -82,6 +82,8 @@ async fn leave_dirt(ticket: &Ticket, worker: &Worker) {
     assert_eq!(ticket.by_password().run(dirt).await.as_deref(), Ok("done\n"));
     let processes = format!("ps -u {} -o args= | grep -c '^sleep 3000$'", ticket.client_user);
     assert_eq!(worker.sh(&processes), "1\n");
+    // Account and group, lease file, home, and the process: what a cleaning has to find.
+    assert!(left_on(worker).len() >= 5, "{:#?}", left_on(worker));
 }
 
 async fn a_killed_node_loses_its_lease_to_another(

@@ -238,10 +238,15 @@ pub async fn is_refused(login: &SshClient) {
 
 /// Asserts that nothing of a lease account is left on the worker.
 pub fn is_clean(worker: &Worker) {
+    let left = left_on(worker);
+    assert!(left.is_empty(), "left on {}: {left:#?}", worker.name());
+}
+
+/// What there is of lease accounts on the worker: entries, lease files, homes, processes.
+pub fn left_on(worker: &Worker) -> Vec<String> {
     let left = worker.sh(
         "awk -F: '$3 >= 200000 && $3 < 60000000' /etc/passwd /etc/group; ls -A /var/lib/orion/leases /home; \
          ps -eo uid=,pid=,args= | awk '$1 >= 200000'",
     );
-    let left: Vec<&str> = left.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
-    assert!(left.is_empty(), "left on {}: {left:#?}", worker.name());
+    left.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).map(str::to_owned).collect()
 }
