@@ -46,7 +46,7 @@ pub enum Command {
 /// Flags, each with its environment variable.
 #[derive(Args)]
 pub struct Options {
-    /// Where the control plane answers, such as https://orion.example
+    /// Where the control plane answers, such as `https://orion.example`
     #[arg(long, env = "API_ENDPOINT", value_name = "URL", global = true)]
     api: Option<String>,
     /// Port under which the control plane reaches this machine's sshd

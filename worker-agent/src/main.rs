@@ -29,13 +29,19 @@ mod state;
 
 use clap::Parser as _;
 use config::{Cli, Command, Config};
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 use tracing_subscriber::{EnvFilter, fmt};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    fmt().compact().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    fmt()
+        .compact()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
     let outcome = Config::from_options(cli.options).and_then(|config| {
         // One thread for the network is plenty, and the smallest.
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -29,8 +29,10 @@ use std::{
 
 /// No single operation takes longer. sqlx has no limit of its own: a query to a stopped server hangs.
 const OPERATION_MAX: Duration = Duration::from_secs(5);
-/// How long a free connection is waited for; also how long a dead MariaDB host is tried.
-const ACQUIRE_MAX: Duration = Duration::from_secs(1);
+/// How long a free connection is waited for where another host may have one; also how long a dead host is tried.
+const ACQUIRE_MAX_OF_SEVERAL: Duration = Duration::from_secs(1);
+/// The same for the only host: a busy one is waited for longer, there is nowhere else to go.
+const ACQUIRE_MAX_OF_ONE: Duration = Duration::from_secs(3);
 /// Readers of SQLite; there is one writer.
 const SQLITE_READERS: u32 = 4;
 
@@ -306,6 +308,7 @@ async fn open_maria(config: &StoreConfig) -> std::result::Result<Db, StoreError>
     let mut pools = Vec::new();
     let mut reached = false;
     let mut problem = String::new();
+    let acquire_max = if config.urls.len() > 1 { ACQUIRE_MAX_OF_SEVERAL } else { ACQUIRE_MAX_OF_ONE };
     for url in &config.urls {
         if !url.starts_with("mysql://") && !url.starts_with("mariadb://") {
             return Err(StoreError::Config("a database URL starts with sqlite: or mysql://".into()));
@@ -322,7 +325,7 @@ async fn open_maria(config: &StoreConfig) -> std::result::Result<Db, StoreError>
         pools.push(
             MySqlPoolOptions::new()
                 .max_connections(config.connections_max.max(2))
-                .acquire_timeout(ACQUIRE_MAX)
+                .acquire_timeout(acquire_max)
                 .after_connect(|connection, _| Box::pin(prepare_session(connection)))
                 .connect_lazy_with(options),
         );

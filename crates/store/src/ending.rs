@@ -98,7 +98,9 @@ impl Store {
                 return Ok(RequestEnd::Acknowledged);
             }
             let sql = "DELETE FROM idempotency WHERE request_key = ? AND state = 'running'";
-            tx.exec(sql, vals![request_key]).await?;
+            if tx.exec(sql, vals![request_key]).await? != states.len() as u64 {
+                return Err(Fault::Retry("the request got its reply meanwhile".into()));
+            }
             let sql = "SELECT id FROM leases WHERE request_key = ? ORDER BY id";
             let ids: Vec<LeaseId> = tx
                 .all::<(i64,)>(sql, vals![request_key])

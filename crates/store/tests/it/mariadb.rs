@@ -65,9 +65,24 @@ impl Server {
         self.url(name)
     }
 
-    pub fn signal(&self, signal: &str) {
-        let pid = self.process.lock().unwrap().id().to_string();
-        run(Command::new("kill").args(["-s", signal, &pid]));
+    fn signal(&self, signal: &str) -> u32 {
+        let pid = self.process.lock().unwrap().id();
+        run(Command::new("kill").args(["-s", signal, &pid.to_string()]));
+        pid
+    }
+
+    /// Stops every thread of the server: on a busy machine some go on for a while after the signal.
+    pub fn stop(&self) {
+        let pid = self.signal("STOP");
+        let started = Instant::now();
+        while !all_threads_are_stopped(pid) {
+            assert!(started.elapsed() < Duration::from_secs(20), "mariadbd does not stop");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn go_on(&self) {
+        self.signal("CONT");
     }
 
     pub fn kill(&self) {
@@ -102,6 +117,14 @@ impl Server {
     fn log(&self) -> String {
         fs::read_to_string(self.directory.join("error.log")).unwrap_or_default()
     }
+}
+
+fn all_threads_are_stopped(pid: u32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|thread| {
+        // `tid (name) state …`; a thread that is gone by now does nothing either.
+        let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 impl Drop for Server {

@@ -61,9 +61,9 @@ async fn a_stopped_server_is_reported_fast_and_used_again_when_it_goes_on() {
     let server = tokio::task::spawn_blocking(|| Server::start("stopped")).await.unwrap();
     let world = World::on(&server).await;
     world.user("alice").await;
-    server.signal("STOP");
+    server.stop();
     fails_fast(&world.store).await;
-    server.signal("CONT");
+    server.go_on();
     until_healthy(&world.store).await;
     assert!(world.store.user_by_name("alice").await.unwrap().is_some());
 }

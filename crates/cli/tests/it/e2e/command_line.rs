@@ -33,8 +33,8 @@ async fn the_command_line_serves_a_client_and_an_admin() {
     assert!(token.starts_with("orion-join_") && token.lines().count() == 1, "{token}");
 
     let home = Home::new();
-    let signed_up =
-        home.run_with_input(&["--api", &api, "signup", "tess", "--password-stdin"], "correct horse battery\n");
+    let signed_up = home
+        .run_with_input(&["--api", &api, "signup", "tess", "--password-stdin"], "correct horse battery\n");
     assert_eq!(signed_up.code, Some(0), "{signed_up:?}");
     let refused = home.run(&["token", "create"]);
     assert!(refused.code != Some(0) && refused.err.contains("admin"), "{refused:?}");
@@ -53,7 +53,11 @@ async fn the_command_line_serves_a_client_and_an_admin() {
     let extended = json_of(home.run(&["-o", "json", "extend", "pair-1", "30m"]));
     assert_eq!(extended["applied"], true, "{extended}");
     assert_eq!(done(home.run(&["ssh", "pair-1", "--", "id", "-un"])), "tess\n");
-    assert_eq!(home.run(&["ssh", "pair-2", "--", "exit", "7"]).code, Some(7), "the status of ssh is passed on");
+    assert_eq!(
+        home.run(&["ssh", "pair-2", "--", "exit", "7"]).code,
+        Some(7),
+        "the status of ssh is passed on"
+    );
     let shown = json_of(home.run(&["-o", "json", "show", "pair-1"]));
     assert_eq!((&shown["state"], &shown["rental_id"]), (&json!("active"), &extended["lease_id"]));
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_whose_sshd_is_down_is_locked_and_not_given_up_at_first() {
+async fn a_node_whose_sshd_is_down_is_held_and_its_accounts_are_locked_before_it_is_given_up() {
     let system = System::start(Database::Sqlite, 2).await;
     let liam = system.user("liam").await;
     let ticket = liam.rent_one().await;
@@ -18,17 +18,18 @@ async fn a_node_whose_sshd_is_down_is_locked_and_not_given_up_at_first() {
 
     worker.stop_sshd();
     system.until_node(worker, "unreachable", |node| node["status"] == "unreachable").await;
-    wait_until("the agent locks the account", PATIENCE, async || locked().then_some(())).await;
     stays_for(Duration::from_secs(10), async || {
         let lease = liam.show(ticket.rental_id).await;
         let node = system.node(worker).await.expect("known");
-        let stays = lease["host_ip"] == ticket.host_ip.as_str() && node["status"] == "unreachable";
+        let stays =
+            lease["host_ip"] == ticket.host_ip.as_str() && node["status"] == "unreachable" && !locked();
         (!stays).then(|| format!("{lease}\n{node}"))
     })
     .await;
     let other = system.workers().iter().find(|other| other.ip() != worker.ip()).expect("two workers");
     assert_eq!(system.node(other).await.expect("known")["offerable"], true, "it could have moved");
 
+    wait_until("the agent locks the account", PATIENCE, async || locked().then_some(())).await;
     worker.start_sshd();
     system.until_node(worker, "alive", |node| node["status"] == "alive").await;
     wait_until("the account is open again", PATIENCE, async || ticket.by_password().run("id -un").await)

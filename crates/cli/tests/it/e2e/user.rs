@@ -248,5 +248,7 @@ pub fn left_on(worker: &Worker) -> Vec<String> {
         "awk -F: '$3 >= 200000 && $3 < 60000000' /etc/passwd /etc/group; ls -A /var/lib/orion/leases /home; \
          ps -eo uid=,pid=,args= | awk '$1 >= 200000'",
     );
-    left.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).map(str::to_owned).collect()
+    // `ls` names the directories, which stay.
+    let heading = |line: &str| line.starts_with('/') && line.ends_with(':');
+    left.lines().filter(|line| !line.is_empty() && !heading(line)).map(str::to_owned).collect()
 }
