@@ -119,10 +119,11 @@ impl Fleetwide {
         self.locked().brake.engaged.is_some()
     }
 
-    /// Which processes live.
+    /// Which processes live; those that serve the API hold links.
     pub fn set_replicas(&self, replicas: Vec<Replica>) {
         let mut inner = self.locked();
-        inner.replicas = replicas.into_iter().map(|replica| (replica.name, replica.beat_at)).collect();
+        let of_api = replicas.into_iter().filter(|replica| replica.kind == "api");
+        inner.replicas = of_api.map(|replica| (replica.name, replica.beat_at)).collect();
         inner.replicas_read = true;
     }
 

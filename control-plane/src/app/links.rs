@@ -257,6 +257,8 @@ impl App {
                 }
             }
         }
+        // If this is not heard, the row goes by its age.
+        let _ = self.store.remove_replica(&self.fleet.config.holder, "api").await;
     }
 
     async fn push_changes(&self, since: Timestamp) -> Result<(), StoreError> {

@@ -32,7 +32,7 @@ const OPERATION_MAX: Duration = Duration::from_secs(5);
 /// How long a free connection is waited for where another host may have one; also how long a dead host is tried.
 const ACQUIRE_MAX_OF_SEVERAL: Duration = Duration::from_secs(1);
 /// The same for the only host: a busy one is waited for longer, there is nowhere else to go.
-const ACQUIRE_MAX_OF_ONE: Duration = Duration::from_secs(3);
+const ACQUIRE_MAX_OF_ONE: Duration = Duration::from_secs(2);
 /// Readers of SQLite; there is one writer.
 const SQLITE_READERS: u32 = 4;
 
