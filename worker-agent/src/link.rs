@@ -34,6 +34,8 @@ const PATH: &str = "/api/workers/link";
 const DIAL_MAX: Duration = Duration::from_secs(10);
 /// How often sshd's configuration is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// How often, while no sshd has been told yet to trust the control plane.
+const LOOK_UNTIL_TOLD_EVERY: Duration = Duration::from_secs(1);
 /// After how many of those looks the machine is looked at, too; it is also with each new link.
 const LOOKS_PER_INVENTORY: u32 = 10;
 /// Largest message, in bytes: 10,000 leases would fit.
@@ -277,7 +279,8 @@ async fn look_forever(watcher: &mut Watcher, identity: &Identity, ip: &str, know
             changed
         });
         for _ in 0..LOOKS_PER_INVENTORY {
-            tokio::time::sleep(LOOK_EVERY).await;
+            let pause = if watcher.sshd_has_been_told() { LOOK_EVERY } else { LOOK_UNTIL_TOLD_EVERY };
+            tokio::time::sleep(pause).await;
             watcher.look(identity).await;
         }
     }

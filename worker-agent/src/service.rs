@@ -159,6 +159,11 @@ impl Watcher {
         self.last_problem = problem;
     }
 
+    /// Whether a running sshd has been told to trust the control plane.
+    pub fn sshd_has_been_told(&self) -> bool {
+        self.sshd.has_been_told()
+    }
+
     /// Where this node's sshd should answer.
     pub fn sshd_addresses(&mut self) -> &[SocketAddr] {
         if self.addresses.is_empty() {

@@ -58,14 +58,9 @@ impl Sshd {
     /// What is in the way; nothing has changed then.
     pub fn trust(&self, authority: &[String]) -> Result<bool, String> {
         let ca_text = authority_file(authority)?;
-        let snippet = format!(
-            "# Written by orion-agent. The control plane logs in with short-lived certificates of this authority.\n\
-             TrustedUserCAKeys {}\n",
-            self.ca_file().display()
-        );
-        let is = |path: &Path, text: &str| fs::read_to_string(path).is_ok_and(|found| found == text);
+        let snippet = self.snippet();
         let written = is(&self.ca_file(), &ca_text) && is(&self.snippet_file(), &snippet);
-        let told = is(&self.told_file, &snippet);
+        let told = self.has_been_told();
         if written && told {
             return Ok(false);
         }
@@ -85,11 +80,28 @@ impl Sshd {
         }
         // The file of authorities is read with each login; only that it is to be read must be told.
         if !told {
-            self.reload()?;
+            if !self.reload()? {
+                // It may have read its configuration already and only not have said yet that it runs: it is
+                // told as soon as it does.
+                return Ok(!written);
+            }
             write_whole(&self.told_file, &self.told_file.with_extension("new"), &snippet, 0o600)
                 .map_err(|error| format!("{} cannot be written: {error}", self.told_file.display()))?;
         }
         Ok(true)
+    }
+
+    fn snippet(&self) -> String {
+        format!(
+            "# Written by orion-agent. The control plane logs in with short-lived certificates of this authority.\n\
+             TrustedUserCAKeys {}\n",
+            self.ca_file().display()
+        )
+    }
+
+    /// Whether a running sshd has been told to read what was written.
+    pub fn has_been_told(&self) -> bool {
+        is(&self.told_file, &self.snippet())
     }
 
     fn write(&self, ca_text: &str, snippet: &str) -> Result<(), String> {
@@ -170,29 +182,34 @@ impl Sshd {
         found
     }
 
-    /// Tells the running sshd to read its configuration anew.
-    fn reload(&self) -> Result<(), String> {
+    /// Tells the running sshd to read its configuration anew. False if none runs.
+    fn reload(&self) -> Result<bool, String> {
         let running =
             fs::read_to_string(&self.pid_file).ok().and_then(|text| text.trim().parse::<i32>().ok());
         let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         if let Some(pid) = running.filter(|pid| name(*pid).starts_with("sshd")) {
             return process::hang_up(pid)
+                .map(|()| true)
                 .map_err(|error| format!("sshd ({pid}) cannot be told to reload: {error}"));
         }
         if Path::new("/run/systemd/system").exists() {
             let mut last = String::new();
             for unit in ["ssh", "sshd"] {
                 match process::run("systemctl", &["reload-or-try-restart", unit], TOOL_MAX) {
-                    Ok(done) if done.status.success() => return Ok(()),
+                    Ok(done) if done.status.success() => return Ok(true),
                     Ok(done) => last = done.complaint(),
                     Err(error) => last = error.to_string(),
                 }
             }
             return Err(format!("sshd cannot be told to reload: {last}"));
         }
-        tracing::info!("no sshd runs yet; it will trust the control plane when it starts");
-        Ok(())
+        tracing::debug!("no sshd runs yet; it is told when it does");
+        Ok(false)
     }
+}
+
+fn is(path: &Path, text: &str) -> bool {
+    fs::read_to_string(path).is_ok_and(|found| found == text)
 }
 
 impl Effective {

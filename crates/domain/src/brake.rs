@@ -78,7 +78,7 @@ impl Brake {
             && view.went_silent * 100 > view.fleet * policy.share_percent;
         match &self.engaged {
             None => {
-                // After it let go, the same silence must not pull it again.
+                // After it let go although nodes are silent, the same silence must not pull it again.
                 let resting = self.lifted_at.is_some_and(|at| now.since(at) < policy.window);
                 if !many || resting {
                     return None;
@@ -95,15 +95,15 @@ impl Brake {
             Some(_) if !view.complete => None,
             Some((since, _)) => {
                 let waited = now.since(*since);
-                let reason = if waited >= policy.lifts_after && view.rest_answers {
-                    format!("{} s have passed and the remaining nodes answer", waited.as_secs())
-                } else if view.silent_now == 0 {
+                let reason = if view.silent_now == 0 {
                     "the silent nodes answer again".to_string()
+                } else if waited >= policy.lifts_after && view.rest_answers {
+                    self.lifted_at = Some(now);
+                    format!("{} s have passed and the remaining nodes answer", waited.as_secs())
                 } else {
                     return None;
                 };
                 self.engaged = None;
-                self.lifted_at = Some(now);
                 Some(BrakeChange::Lifted { reason })
             }
         }

@@ -57,6 +57,8 @@ impl MariaDb {
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             "--innodb-log-file-size=16M",
+            // Many servers at once use up what io_uring may lock.
+            "--innodb-use-native-aio=0",
             &format!("--datadir={}", root.path().join("data").display()),
         ]));
         let password = random_word();
@@ -161,6 +163,7 @@ impl MariaDb {
         Command::new("mariadbd")
             .arg("--no-defaults")
             .args(["--user=mysql", "--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin"])
+            .arg("--innodb-use-native-aio=0")
             .args(["--character-set-server=utf8mb4", "--max-connections=300", "--performance-schema=OFF"])
             .args(["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M"])
             .arg(format!("--port={}", self.port))

@@ -40,7 +40,8 @@ impl Server {
         run(Command::new("chown").arg("mysql").arg(&directory));
         run(Command::new("mariadb-install-db")
             .args(["--no-defaults", "--user=mysql", "--auth-root-authentication-method=normal"])
-            .args(["--skip-test-db", "--innodb-log-file-size=16M"])
+            // Many servers at once use up what io_uring may lock.
+            .args(["--skip-test-db", "--innodb-log-file-size=16M", "--innodb-use-native-aio=0"])
             .arg(format!("--datadir={}", directory.join("data").display())));
         let mut init = fs::File::create(directory.join("init.sql")).unwrap();
         writeln!(init, "CREATE USER IF NOT EXISTS orion@'127.0.0.1' IDENTIFIED BY 'orion';").unwrap();
@@ -144,6 +145,7 @@ fn launch(directory: &Path, port: u16) -> Child {
         let child = Command::new("setpriv")
             .args(["--reuid=mysql", "--regid=mysql", "--init-groups", "--pdeathsig=KILL", "mariadbd"])
             .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin"])
+            .arg("--innodb-use-native-aio=0")
             .args(["--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=64M"])
             .args(["--innodb-log-file-size=16M", "--max-connections=400"])
             .args([option("datadir", "data"), option("socket", "s.sock"), option("pid-file", "s.pid")])
