@@ -147,3 +147,78 @@ impl Fleetwide {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_micros(secs * 1_000_000)
+    }
+
+    fn answers() -> Sight {
+        Sight { looked: true, silent_since: None, health: Health::Alive, both_paths: true }
+    }
+
+    fn silent(since: i64, health: Health) -> Sight {
+        Sight { looked: true, silent_since: Some(at(since)), health, both_paths: false }
+    }
+
+    /// Nine nodes of which the first three are as `first` says.
+    fn nine(fleetwide: &Fleetwide, first: Sight) {
+        for number in 0..9 {
+            fleetwide.see(NodeId(number), if number < 3 { first } else { answers() });
+        }
+        fleetwide.all_read();
+    }
+
+    #[test]
+    fn nodes_that_stay_silent_keep_the_brake_for_five_minutes_and_not_for_ever() {
+        let (fleetwide, policy) = (Fleetwide::new(at(0)), BrakePolicy::default());
+        nine(&fleetwide, silent(10, Health::Suspect));
+        assert!(matches!(fleetwide.look(&policy, at(11)), Some(BrakeChange::Engaged { .. })));
+        for second in [20, 39, 41, 45, 300] {
+            assert_eq!(fleetwide.look(&policy, at(second)), None, "{second} s");
+            assert!(fleetwide.holds_back(Duration::from_secs(5), at(second)).is_some());
+        }
+        assert!(matches!(fleetwide.look(&policy, at(312)), Some(BrakeChange::Lifted { .. })));
+        assert_eq!(fleetwide.holds_back(Duration::from_secs(5), at(312)), None);
+    }
+
+    #[test]
+    fn the_brake_lets_go_when_the_silent_nodes_answer_again_however_late() {
+        let (fleetwide, policy) = (Fleetwide::new(at(0)), BrakePolicy::default());
+        nine(&fleetwide, silent(10, Health::Suspect));
+        assert!(fleetwide.look(&policy, at(11)).is_some());
+        nine(&fleetwide, answers());
+        assert!(matches!(fleetwide.look(&policy, at(60)), Some(BrakeChange::Lifted { .. })));
+    }
+
+    #[test]
+    fn a_brake_that_was_on_before_a_restart_stays_until_every_node_was_looked_at() {
+        let (fleetwide, policy) = (Fleetwide::new(at(400)), BrakePolicy::default());
+        fleetwide.restore_brake(Some((at(0), "many went silent".into())));
+        assert_eq!(fleetwide.look(&policy, at(400)), None, "no node has been read yet");
+        nine(&fleetwide, Sight::unseen(Health::Suspect));
+        assert_eq!(fleetwide.look(&policy, at(401)), None, "three have not been looked at yet");
+        nine(&fleetwide, answers());
+        assert!(matches!(fleetwide.look(&policy, at(402)), Some(BrakeChange::Lifted { .. })));
+    }
+
+    #[test]
+    fn nodes_that_were_dead_before_do_not_pull_the_brake() {
+        let (fleetwide, policy) = (Fleetwide::new(at(0)), BrakePolicy::default());
+        let dead = Sight { looked: true, silent_since: None, health: Health::Dead, both_paths: false };
+        nine(&fleetwide, dead);
+        assert_eq!(fleetwide.look(&policy, at(1)), None);
+        assert_eq!(fleetwide.holds_back(Duration::from_secs(5), at(6)), None);
+    }
+
+    #[test]
+    fn nothing_is_given_up_in_the_first_seconds_after_a_start() {
+        let fleetwide = Fleetwide::new(at(0));
+        assert!(fleetwide.holds_back(Duration::from_secs(5), at(4)).is_some());
+        assert_eq!(fleetwide.holds_back(Duration::from_secs(5), at(5)), None);
+    }
+}

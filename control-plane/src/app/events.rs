@@ -70,7 +70,7 @@ impl App {
         }))
     }
 
-    /// What there is up to now, after `last` or from the beginning: at most [`SO_FAR_MAX`], the oldest first.
+    /// What there is up to now, after `last` or from the beginning: at most a thousand, the oldest first.
     ///
     /// # Errors
     /// The database's.

@@ -2,7 +2,7 @@
 
 use crate::{App, auth::Caller, error::ApiError};
 use orion_domain::{
-    LeaseId, Timestamp, UserId,
+    LeaseId, NodeId, Timestamp, UserId,
     lease::{EndReason, Lease, Phase},
     names::LeaseName,
     time::Hours,
@@ -148,11 +148,17 @@ impl App {
         &self,
         id: LeaseId,
     ) -> Result<(Vec<(LeaseNodeEntry, Option<String>)>, Vec<Event>), ApiError> {
-        let mut nodes = Vec::new();
-        for entry in self.store.lease_history(id).await? {
-            let name = self.store.node(entry.node).await?.map(|node| node.hostname.to_string());
-            nodes.push((entry, name));
-        }
+        let entries = self.store.lease_history(id).await?;
+        let ids: Vec<NodeId> = entries.iter().map(|entry| entry.node).collect();
+        let known = self.store.nodes_of(&ids).await?;
+        let name_of = |id| known.iter().find(|node| node.id == id).map(|node| node.hostname.to_string());
+        let nodes = entries
+            .into_iter()
+            .map(|entry| {
+                let name = name_of(entry.node);
+                (entry, name)
+            })
+            .collect();
         Ok((nodes, self.store.events_of_lease(id, EVENTS_SHOWN).await?))
     }
 }
