@@ -12,7 +12,7 @@ use orion_control_plane::{
 use orion_domain::Secret;
 use orion_scheduler::{Scheduler, SchedulerConfig};
 use std::{
-    fs,
+    fs::{self, TryLockError},
     io::{ErrorKind, IsTerminal, Write},
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -105,6 +105,28 @@ impl DatabaseArgs {
     }
 }
 
+/// Takes the data directory for this process alone: SQLite is for one. The lock goes with the process, however
+/// it ends.
+fn lock(dir: &Path) -> Result<fs::File, CliError> {
+    let path = dir.join("orion.lock");
+    let named = |error: &dyn std::fmt::Display| CliError::failed(format!("{}: {error}", path.display()));
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| named(&error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(CliError::failed(format!("another orion is running on {}", dir.display()))
+                .hint("stop it, choose another --data-dir, or use MariaDB (ORION_DATABASE_URL) for several"))
+        }
+        Err(TryLockError::Error(error)) => Err(named(&error)),
+    }
+}
+
 fn default_data_dir() -> PathBuf {
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let is_root = home.as_deref() == Some(Path::new("/root"));
@@ -158,6 +180,10 @@ pub async fn run(args: UpArgs) -> Result<(), CliError> {
             .hint("another process may have the port; choose another with --listen")
     })?;
     let address = listener.local_addr().map_err(|error| CliError::failed(error.to_string()))?;
+    let _lock = match args.database.database_url.is_empty() {
+        true => Some(lock(&args.database.data_dir()?)?),
+        false => None,
+    };
     let assembled = assemble(&settings).await.map_err(|error| CliError::failed(error.to_string()))?;
     let shutdown = CancellationToken::new();
     let app = App::new(config, assembled.fleet.clone(), &assembled.keys, shutdown.clone());

@@ -8,6 +8,7 @@ mod fake_api;
 mod leases;
 mod rent;
 mod ssh;
+mod up;
 
 use fake_api::FakeApi;
 use std::{
