@@ -11,7 +11,7 @@ use orion_domain::{
     lease::Lease,
     node::{Health, LinkState, Node},
 };
-use orion_fleet::REPLICA_BEAT_EVERY;
+use orion_fleet::{CHANGES_OVERLAP, REPLICA_BEAT_EVERY};
 use orion_store::{Cas, StoreError};
 use std::{
     collections::HashMap,
@@ -29,8 +29,6 @@ const SEEN_EVERY: Duration = Duration::from_secs(10);
 /// How long a node may be reached by its agent alone before its accounts are locked: shortly before it is given
 /// up for dead ([`orion_domain::health::HealthPolicy::sshd_down_hold`]), so that a blip kills nobody's work.
 const LOCK_AFTER: Duration = Duration::from_secs(20);
-/// How far back each look at the changed nodes goes: longer than any transaction may live.
-const OVERLAP: Duration = Duration::from_secs(8);
 
 struct Link {
     epoch: i64,
@@ -231,7 +229,7 @@ impl App {
         while !self.shutdown.is_cancelled() {
             let now = self.now();
             match self.push_changes(since).await {
-                Ok(()) => since = now.minus(OVERLAP),
+                Ok(()) => since = now.minus(CHANGES_OVERLAP),
                 Err(error) => tracing::debug!(%error, "changes could not be pushed to the agents"),
             }
             self.links.lock_due(now);

@@ -16,7 +16,7 @@ use orion_domain::{
     reconcile::{Action, DesiredAccount, Observed, delete_by_uid, plan},
 };
 use orion_ssh::{ExecRequest, SshError, Target, Verdict};
-use orion_store::{Cas, FinishReconcile, Finished, NodeClaim, StoreError};
+use orion_store::{Cas, FinishReconcile, Finished, MoveReason, NodeClaim, StoreError};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -49,6 +49,18 @@ pub enum Applied {
     Unreached(String),
     /// Somebody else has taken the node over; what was done here is dropped.
     Superseded,
+}
+
+impl Applied {
+    /// Why a lease that was on its way to the node has to go to another one; none if it need not.
+    pub fn why_move_on(&self) -> Option<MoveReason> {
+        match self {
+            Self::Unfit(reason) => Some(MoveReason::Unfit(reason.clone())),
+            Self::Refused(reason) => Some(MoveReason::Refused(reason.clone())),
+            Self::Unreached(reason) => Some(MoveReason::Lost(reason.clone())),
+            Self::Done(..) | Self::Superseded => None,
+        }
+    }
 }
 
 /// Why the work on a node stopped.

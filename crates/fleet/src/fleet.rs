@@ -17,6 +17,9 @@ pub const REPLICA_BEAT_EVERY: Duration = Duration::from_secs(2);
 /// A process that has not said so for this long is taken to be gone.
 pub const REPLICA_STALE_AFTER: Duration = Duration::from_secs(8);
 
+/// How far back each look at the nodes that changed goes: longer than any transaction may live.
+pub const CHANGES_OVERLAP: Duration = Duration::from_secs(8);
+
 /// Limits of the work on nodes.
 #[derive(Clone, Debug)]
 pub struct FleetConfig {

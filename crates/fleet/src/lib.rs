@@ -14,6 +14,8 @@ pub mod playbook;
 mod provision;
 
 pub use apply::{Applied, Change};
-pub use fleet::{Fleet, FleetConfig, Parts, REPLICA_BEAT_EVERY, REPLICA_STALE_AFTER, target_of};
+pub use fleet::{
+    CHANGES_OVERLAP, Fleet, FleetConfig, Parts, REPLICA_BEAT_EVERY, REPLICA_STALE_AFTER, target_of,
+};
 pub use nudge::{Nudge, Nudged};
 pub use provision::{NotProvisioned, Provisioned};

@@ -2,7 +2,7 @@
 
 use crate::{Applied, Change, Fleet};
 use orion_domain::{LeaseId, NodeId, Timestamp};
-use orion_store::{MoveOutcome, MoveReason, MoveRequest, Placement, StoreError};
+use orion_store::{MoveOutcome, MoveReason, MoveRequest, NodeClaim, Placement, StoreError};
 
 /// A lease whose account a node confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,34 @@ impl From<StoreError> for NotProvisioned {
 }
 
 impl Fleet {
+    /// Brings a lease that is on its way to another free node, claimed for this process.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn move_on(
+        &self,
+        lease: LeaseId,
+        away_from: NodeId,
+        claim_of_old: Option<&NodeClaim>,
+        why: MoveReason,
+    ) -> Result<MoveOutcome, StoreError> {
+        let request = MoveRequest {
+            lease,
+            away_from,
+            claim_of_old,
+            why,
+            holder: &self.config.holder,
+            claim_ttl: self.config.claim_ttl,
+            now: self.now(),
+        };
+        let moved = self.store.move_lease(&request).await?;
+        // Only a move is news: a loop that finds no node must not wake itself.
+        if matches!(moved, MoveOutcome::Placed(_)) {
+            self.nudge.all();
+        }
+        Ok(moved)
+    }
+
     /// Makes the account of a placed lease; where a node cannot, moves the lease on to the next.
     ///
     /// # Errors
@@ -46,30 +74,16 @@ impl Fleet {
         for _ in 0..self.config.nodes_tried_max {
             let node = placement.claim.node.id;
             let applied = self.apply(&placement.claim, Change::Placed).await?;
-            let (why, said) = match &applied {
-                Applied::Done(finished, _) if finished.activated.contains(&lease) => {
-                    return Ok(Provisioned { lease, node });
-                }
-                // The node is as it should be, but that is without this lease by now.
-                Applied::Done(..) | Applied::Superseded => return Err(NotProvisioned::Superseded),
-                Applied::Unfit(reason) => (MoveReason::Unfit(reason.clone()), reason.clone()),
-                Applied::Refused(reason) => (MoveReason::Refused(reason.clone()), reason.clone()),
-                Applied::Unreached(reason) => (MoveReason::Lost(reason.clone()), reason.clone()),
-            };
+            if let Applied::Done(finished, _) = &applied
+                && finished.activated.contains(&lease)
+            {
+                return Ok(Provisioned { lease, node });
+            }
+            // The node is as it should be, but that is without this lease by now; or somebody else has it.
+            let Some(why) = applied.why_move_on() else { return Err(NotProvisioned::Superseded) };
+            let said = why.text().to_owned();
             tracing::warn!(%lease, %node, reason = %said, "a node did not take a lease; trying the next");
-            let moved = self
-                .store
-                .move_lease(&MoveRequest {
-                    lease,
-                    away_from: node,
-                    claim_of_old: Some(&placement.claim),
-                    why,
-                    holder: &self.config.holder,
-                    claim_ttl: self.config.claim_ttl,
-                    now: self.now(),
-                })
-                .await?;
-            self.nudge.all();
+            let moved = self.move_on(lease, node, Some(&placement.claim), why).await?;
             match moved {
                 MoveOutcome::Placed(next) => placement = next,
                 MoveOutcome::NoneFree { next_end } => {

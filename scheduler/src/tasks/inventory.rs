@@ -7,13 +7,12 @@ use orion_domain::{
     NodeId, Timestamp,
     node::{Admission, Node},
 };
+use orion_fleet::CHANGES_OVERLAP;
 use orion_store::StoreError;
 use std::{collections::HashMap, time::Duration};
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
-/// How far back each look at the changed nodes goes: longer than any transaction may live.
-const OVERLAP: Duration = Duration::from_secs(8);
 /// How often all nodes are read, which also finds those that are gone.
 const READ_ALL_EVERY: Duration = Duration::from_secs(30);
 
@@ -33,7 +32,7 @@ pub async fn run(scheduler: Scheduler) {
         let all = now.since(read_all) >= READ_ALL_EVERY;
         match look(&scheduler, &mut watched, all, since).await {
             Ok(()) => {
-                since = now.minus(OVERLAP);
+                since = now.minus(CHANGES_OVERLAP);
                 if all {
                     read_all = now;
                 }

@@ -5,10 +5,9 @@ use crate::Scheduler;
 use orion_domain::{
     LeaseId,
     lease::{Lease, LeaseState, OnNodeLoss, Phase},
-    node::Health,
 };
 use orion_fleet::NotProvisioned;
-use orion_store::{MoveOutcome, MoveReason, MoveRequest, StoreError};
+use orion_store::{MoveOutcome, MoveReason, StoreError};
 
 /// Migrating leases read at one look.
 const AT_ONCE: u32 = 256;
@@ -42,15 +41,11 @@ pub async fn run(scheduler: Scheduler) {
 
 async fn migrate(scheduler: &Scheduler, lease: Lease) -> Result<(), StoreError> {
     let fleet = &scheduler.fleet;
-    let LeaseState::Migrating { from, to, .. } = lease.state else { return Ok(()) };
-    if let Some(target) = to {
-        // Whoever claimed the target provisions there, and if they died, the reconcile of that node does; but
-        // not on a target that died in turn.
-        let dead = fleet.store.node(target).await?.is_none_or(|node| node.health == Health::Dead);
-        if !dead {
-            return Ok(());
-        }
-    }
+    let LeaseState::Migrating { from, to: None, .. } = lease.state else {
+        // It has a node. Whoever claimed that provisions there; if they died, the reconcile of the node does,
+        // or, on one that is not alive, the sweep moves the lease on.
+        return Ok(());
+    };
     let wait = async |why: &str| fleet.store.set_waiting(lease.id, why, fleet.now()).await.map(drop);
     match lease.on_node_loss {
         OnNodeLoss::Wait => return wait("it waits for its own node, as its policy says").await,
@@ -59,21 +54,8 @@ async fn migrate(scheduler: &Scheduler, lease: Lease) -> Result<(), StoreError> 
     if scheduler.fleetwide.brake_engaged() {
         return wait("the brake is on: too many nodes went silent at once").await;
     }
-    let moved = fleet
-        .store
-        .move_lease(&MoveRequest {
-            lease: lease.id,
-            away_from: to.unwrap_or(from),
-            claim_of_old: None,
-            why: MoveReason::NodeDead,
-            holder: &fleet.config.holder,
-            claim_ttl: fleet.config.claim_ttl,
-            now: fleet.now(),
-        })
-        .await?;
-    match moved {
+    match fleet.move_on(lease.id, from, None, MoveReason::NodeDead).await? {
         MoveOutcome::Placed(placement) => {
-            fleet.nudge.all();
             match fleet.provision(placement).await {
                 Ok(done) => {
                     tracing::info!(lease = %done.lease, from = %from, to = %done.node, "a lease moved")

@@ -1,13 +1,13 @@
 //! Dirty nodes: makes each hold what it should.
 
-use super::{Lanes, next_look};
-use crate::Scheduler;
-use orion_domain::{
-    NodeId,
-    lease::{EndReason, Phase},
+use super::{
+    Lanes, next_look,
+    sweep::{NOBODY_KNOWS, end_request},
 };
+use crate::Scheduler;
+use orion_domain::{NodeId, lease::Phase};
 use orion_fleet::{Applied, Change};
-use orion_store::{MoveOutcome, MoveReason, MoveRequest, NodeClaim, StoreError};
+use orion_store::{MoveOutcome, NodeClaim, StoreError};
 
 /// Dirty nodes read at one look.
 const AT_ONCE: u32 = 256;
@@ -51,32 +51,14 @@ async fn reconcile(scheduler: &Scheduler, id: NodeId) -> Result<(), StoreError> 
         return fleet.store.release_claim(&claim, fleet.now()).await;
     }
     let applied = fleet.apply(&claim, Change::Unknown).await?;
-    let why = match &applied {
-        Applied::Done(_, Some(report)) => {
-            tracing::info!(node = %id, %report, "a node was cleaned");
-            return Ok(());
-        }
-        Applied::Done(_, None) | Applied::Superseded => return Ok(()),
-        Applied::Unfit(reason) => MoveReason::Unfit(reason.clone()),
-        Applied::Refused(reason) => MoveReason::Refused(reason.clone()),
-        Applied::Unreached(reason) => MoveReason::Lost(reason.clone()),
-    };
+    if let Applied::Done(_, Some(report)) = &applied {
+        tracing::info!(node = %id, %report, "a node was cleaned");
+    }
+    let Some(why) = applied.why_move_on() else { return Ok(()) };
     let on_its_way = matches!(claim.desired_state, Some(Phase::Provisioning | Phase::Migrating));
     if let (Some(desired), true) = (&claim.desired, on_its_way) {
         // The lease that was on its way to this node goes to another one.
-        let moved = fleet
-            .store
-            .move_lease(&MoveRequest {
-                lease: desired.lease,
-                away_from: id,
-                claim_of_old: Some(&claim),
-                why,
-                holder: &fleet.config.holder,
-                claim_ttl: fleet.config.claim_ttl,
-                now: fleet.now(),
-            })
-            .await?;
-        fleet.nudge.all();
+        let moved = fleet.move_on(desired.lease, id, Some(&claim), why).await?;
         if let MoveOutcome::Placed(placement) = moved {
             if let Err(error) = fleet.provision(placement).await {
                 tracing::warn!(lease = %desired.lease, ?error, "a lease found no node yet");
@@ -97,8 +79,6 @@ async fn undone(scheduler: &Scheduler, claim: &NodeClaim) -> Result<bool, StoreE
         return Ok(false);
     }
     fleet.store.release_claim(claim, fleet.now()).await?;
-    let reason = EndReason::Failed { detail: "the control plane stopped before it could answer".into() };
-    fleet.store.end_request(&lease.request_key, &reason, fleet.now()).await?;
-    fleet.nudge.all();
+    end_request(scheduler, &lease, NOBODY_KNOWS).await?;
     Ok(true)
 }

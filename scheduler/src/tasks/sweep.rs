@@ -8,11 +8,13 @@ use orion_domain::{
     lease::{EndReason, Lease, Phase},
     node::Health,
 };
-use orion_store::{MoveOutcome, MoveReason, MoveRequest, StoreError};
+use orion_store::{MoveOutcome, MoveReason, StoreError};
 use std::time::Duration;
 
 /// Leases read at one look.
 const AT_ONCE: u32 = 256;
+/// Why a request without an idempotency key ends when its provisioner died: nobody knows its passwords.
+pub(super) const NOBODY_KNOWS: &str = "the control plane stopped before it could answer";
 /// Pause between two sweeps.
 const EVERY: Duration = Duration::from_secs(2);
 /// Pause between two sweeps of the idempotency keys.
@@ -65,21 +67,10 @@ async fn orphaned(scheduler: &Scheduler, lease: Lease) -> Result<(), StoreError>
     }
     let provisioning = lease.state.phase() == Phase::Provisioning;
     if provisioning && !lease.finish_after_crash {
-        return end_request(scheduler, &lease, "the control plane stopped before it could answer").await;
+        return end_request(scheduler, &lease, NOBODY_KNOWS).await;
     }
-    let moved = fleet
-        .store
-        .move_lease(&MoveRequest {
-            lease: lease.id,
-            away_from: node,
-            claim_of_old: None,
-            why: MoveReason::Lost("the node was lost while the account was being made".into()),
-            holder: &fleet.config.holder,
-            claim_ttl: fleet.config.claim_ttl,
-            now: fleet.now(),
-        })
-        .await?;
-    match moved {
+    let why = MoveReason::Lost("the node was lost while the account was being made".into());
+    match fleet.move_on(lease.id, node, None, why).await? {
         MoveOutcome::Placed(placement) => {
             let worker = scheduler.clone();
             scheduler.spawn(async move {
@@ -102,7 +93,11 @@ async fn orphaned(scheduler: &Scheduler, lease: Lease) -> Result<(), StoreError>
 }
 
 /// All leases of a request end together: its client gets all or none.
-async fn end_request(scheduler: &Scheduler, lease: &Lease, detail: &str) -> Result<(), StoreError> {
+pub(super) async fn end_request(
+    scheduler: &Scheduler,
+    lease: &Lease,
+    detail: &str,
+) -> Result<(), StoreError> {
     let fleet = &scheduler.fleet;
     let reason = EndReason::Failed { detail: detail.into() };
     fleet.store.end_request(&lease.request_key, &reason, fleet.now()).await?;
