@@ -1,8 +1,28 @@
 //! What an operator can set, with the limits that the API keeps.
 
-use crate::crypto::sealed::MasterKey;
 use ipnet::IpNet;
-use std::{net::SocketAddr, time::Duration};
+use orion_service::{
+    sealed::MasterKey,
+    settings::{SettingsError, Sources, network},
+};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+/// Where the API listens unless told otherwise.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+/// An origin as browsers send it: scheme, host, port, and nothing behind.
+fn origin(text: &str) -> Result<String, String> {
+    let uri = text.parse::<axum::http::Uri>().ok();
+    let is_origin = uri.is_some_and(|uri| uri.scheme().is_some() && uri.host().is_some())
+        && text.matches('/').count() == 2;
+    if is_origin {
+        return Ok(text.to_owned());
+    }
+    Err(format!("'{text}' is not an origin, such as https://orion.example or http://localhost:5173"))
+}
 
 /// Settings of the control plane. [`Config::new`] gives the defaults.
 #[derive(Clone, Debug)]
@@ -44,5 +64,31 @@ impl Config {
             request_timeout_ms: 90_000,
             streams_max: 20_000,
         }
+    }
+
+    /// The defaults, with what an operator has set.
+    ///
+    /// # Errors
+    /// The first setting that makes no sense, by the name of its variable.
+    pub fn from_sources(sources: &Sources, master_key: MasterKey) -> Result<Self, SettingsError> {
+        let listen = sources.address("listen")?.unwrap_or(DEFAULT_LISTEN);
+        let mut config = Self::new(listen, master_key);
+        let hours = sources.get("lease_hours_max", |text| {
+            let hours = text.parse::<f64>().ok().filter(|hours| *hours > 0.0 && hours.is_finite());
+            hours.ok_or_else(|| format!("'{text}' is not a number of hours above 0"))
+        })?;
+        config.lease_hours_max = hours.unwrap_or(config.lease_hours_max);
+        config.rent_count_max = sources.number("rent_count_max", 1)?.unwrap_or(config.rent_count_max);
+        if let Some(hours) = sources.number::<u32>("token_hours", 1)? {
+            config.token_lifetime = Duration::from_secs(u64::from(hours) * 3600);
+        }
+        config.trusted_proxies = sources.list("trusted_proxies", network)?;
+        config.cors_origins = sources.list("cors_origins", origin)?;
+        config.body_bytes_max = sources.number("body_bytes_max", 1024)?.unwrap_or(config.body_bytes_max);
+        if let Some(limit) = sources.seconds("request_timeout_s")? {
+            config.request_timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
+        }
+        config.streams_max = sources.number("streams_max", 1)?.unwrap_or(config.streams_max);
+        Ok(config)
     }
 }

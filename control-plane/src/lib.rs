@@ -7,12 +7,10 @@
 //! A rental begins in [`routes::rentals::rent`].
 
 pub mod app;
-pub mod assemble;
 pub mod auth;
 pub mod config;
 pub mod crypto;
 pub mod error;
-pub mod keys;
 pub mod limit;
 pub mod router;
 pub mod routes;

@@ -1,7 +1,13 @@
 //! When the scheduler looks, and how much it does at once.
 
 use orion_domain::{brake::BrakePolicy, health::HealthPolicy};
+use orion_service::settings::{SettingsError, Sources};
 use std::time::Duration;
+
+/// Shortest pause between two looks at a healthy node.
+const PROBE_EVERY_MIN: Duration = Duration::from_millis(500);
+/// Longest: beyond it nodes that died would be found too late.
+const PROBE_EVERY_MAX: Duration = Duration::from_secs(60);
 
 /// Timing and limits; [`Default`] gives those of docs/ARCHITECTURE.md.
 #[derive(Clone, Debug)]
@@ -32,6 +38,28 @@ pub struct SchedulerConfig {
     pub clock_skew_max: Duration,
     /// How long work may take after a stop was asked for.
     pub soft_stop: Duration,
+}
+
+impl SchedulerConfig {
+    /// The defaults, with what an operator has set.
+    ///
+    /// # Errors
+    /// The first setting that makes no sense, by the name of its variable.
+    pub fn from_sources(sources: &Sources) -> Result<Self, SettingsError> {
+        let mut config = Self::default();
+        if let Some(every) = sources.seconds("probe_every_s")? {
+            if every < PROBE_EVERY_MIN || every > PROBE_EVERY_MAX {
+                let limits = format!(
+                    "must lie between {} and {} seconds",
+                    PROBE_EVERY_MIN.as_secs_f32(),
+                    PROBE_EVERY_MAX.as_secs()
+                );
+                return Err(SettingsError::about("probe_every_s", limits));
+            }
+            config.keepalive_every = every;
+        }
+        Ok(config)
+    }
 }
 
 impl Default for SchedulerConfig {

@@ -15,7 +15,31 @@ const HASHING_QUEUE: Duration = Duration::from_secs(10);
 /// Names that a sign-up does not get; `orion admin create` makes them.
 const FOR_ADMINS: &[&str] = &["admin", "administrator"];
 
+/// What came of [`App::first_admin`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstAdmin {
+    /// There was an admin: nothing changed.
+    Known,
+    /// `admin` was made.
+    Made,
+    /// There is none, and no password to make one with.
+    None,
+}
+
 impl App {
+    /// Makes the first admin, `admin`: once, never changed by a restart.
+    ///
+    /// # Errors
+    /// 400 with the rule that the password breaks.
+    pub async fn first_admin(&self, password: Option<Secret>) -> Result<FirstAdmin, ApiError> {
+        if self.store.any_admin().await? {
+            return Ok(FirstAdmin::Known);
+        }
+        let Some(password) = password else { return Ok(FirstAdmin::None) };
+        self.make_admin("admin", password).await?;
+        Ok(FirstAdmin::Made)
+    }
+
     /// Makes a user's account.
     ///
     /// # Errors

@@ -5,15 +5,10 @@
 //! one without the other. Its secrets are sealed under a key that needs both the master key and the raw
 //! idempotency key, of which only the SHA-256 is stored.
 
-use crate::{
-    crypto::{
-        sealed::{MasterKey, SealingKey},
-        sha256_hex,
-    },
-    error::ApiError,
-};
+use crate::{crypto::sha256_hex, error::ApiError};
 use axum::http::HeaderMap;
 use orion_domain::{Timestamp, UserId};
+use orion_service::sealed::{MasterKey, SealingKey};
 use orion_store::{IdemNew, IdemRow};
 use serde_json::Value;
 use std::time::Duration;

@@ -10,9 +10,10 @@ pub mod rent;
 pub mod reset;
 pub mod views;
 
-use crate::{Config, crypto::jwt::Tokens, keys::Keys, limit::LoginLimiter};
+use crate::{Config, crypto::jwt::Tokens, limit::LoginLimiter};
 use orion_domain::Timestamp;
 use orion_fleet::Fleet;
+use orion_service::keys::Keys;
 use orion_store::Store;
 use std::sync::Arc;
 use tokio::sync::Semaphore;

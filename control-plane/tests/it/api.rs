@@ -1,12 +1,11 @@
 //! A control plane on a port of its own, and clients of it.
 
-use orion_control_plane::{
-    App, Config,
-    assemble::{Settings, assemble},
-    crypto::{sealed::MasterKey, sha256_hex},
-    serve::serve,
-};
+use orion_control_plane::{App, Config, crypto::sha256_hex, serve::serve};
 use orion_domain::{LeaseId, NodeId, Secret, UserId, lease::OnNodeLoss, node::Health};
+use orion_service::{
+    assemble::{Settings, assemble},
+    sealed::MasterKey,
+};
 use orion_store::{Cas, FinishReconcile, NewAccount, PlaceOutcome, PlaceRequest};
 use orion_testkit::{KeyPair, MariaDb, random_word};
 use reqwest::{Method, RequestBuilder, Response, header};

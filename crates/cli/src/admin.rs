@@ -1,9 +1,10 @@
 //! `orion admin …`: what is done with the database itself, without the API.
 
 use crate::{error::CliError, password, up::DatabaseArgs};
-use orion_control_plane::{App, Config, assemble::assemble};
+use orion_control_plane::{App, Config};
 use orion_domain::Secret;
-use std::net::SocketAddr;
+use orion_service::assemble::assemble;
+use std::{collections::BTreeMap, net::SocketAddr};
 use tokio_util::sync::CancellationToken;
 
 /// The subcommands of `orion admin`.
@@ -38,7 +39,7 @@ pub async fn run(command: AdminCommand) -> Result<(), CliError> {
 }
 
 async fn create(args: CreateArgs) -> Result<(), CliError> {
-    let settings = args.database.settings(None)?;
+    let settings = args.database.own_settings(BTreeMap::new())?.settings;
     let password = Secret::new(password::account_password(args.password_stdin, password::Ask::Twice)?);
     let assembled = assemble(&settings).await.map_err(|error| CliError::failed(error.to_string()))?;
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -2,107 +2,159 @@
 //! told).
 
 use crate::error::CliError;
-use ipnet::IpNet;
-use orion_control_plane::{
-    App, Config,
-    assemble::{Settings, assemble},
-    crypto::sealed::MasterKey,
-    serve::serve,
-};
+use orion_control_plane::{App, Config, app::accounts::FirstAdmin, serve::serve};
 use orion_domain::Secret;
 use orion_scheduler::{Scheduler, SchedulerConfig};
+use orion_service::{
+    assemble::Settings,
+    logging,
+    process::{assemble_patiently, database_wait, raise_open_files, stop_on_signal},
+    sealed::MasterKey,
+    settings::Sources,
+};
 use std::{
+    collections::BTreeMap,
     fs::{self, TryLockError},
-    io::{ErrorKind, IsTerminal, Write},
-    net::SocketAddr,
+    io::{ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
-use tokio::{net::TcpListener, signal::unix::SignalKind};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// The arguments of `orion up`.
+/// The arguments of `orion up`. Each is a setting: as ORION_… in the environment, or in the file.
 #[derive(Debug, clap::Args)]
 pub struct UpArgs {
-    /// Address and port that the API listens on.
-    #[arg(long, env = "ORION_LISTEN", default_value = "127.0.0.1:8080")]
-    pub listen: SocketAddr,
+    /// Address and port that the API listens on [default: 127.0.0.1:8080] [env: ORION_LISTEN].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
     /// Where the database is, and how it is opened.
     #[command(flatten)]
     pub database: DatabaseArgs,
-    /// Longest lease and longest extension, in hours.
-    #[arg(long, env = "ORION_LEASE_HOURS_MAX", default_value_t = 720.0)]
-    pub lease_hours_max: f64,
-    /// Most nodes in one rental.
-    #[arg(long, env = "ORION_RENT_COUNT_MAX", default_value_t = 100)]
-    pub rent_count_max: u32,
-    /// A proxy whose X-Forwarded-For is believed, as an address or a network; may be repeated.
-    #[arg(long, env = "ORION_TRUSTED_PROXIES", value_delimiter = ',', value_name = "NET")]
+    /// Longest lease and longest extension, in hours [default: 720] [env: ORION_LEASE_HOURS_MAX].
+    #[arg(long, value_name = "HOURS")]
+    pub lease_hours_max: Option<String>,
+    /// Most nodes in one rental [default: 100] [env: ORION_RENT_COUNT_MAX].
+    #[arg(long, value_name = "COUNT")]
+    pub rent_count_max: Option<String>,
+    /// A proxy whose X-Forwarded-For is believed, as an address or a network; may be repeated [env:
+    /// ORION_TRUSTED_PROXIES].
+    #[arg(long, value_delimiter = ',', value_name = "NET")]
     pub trusted_proxy: Vec<String>,
-    /// An origin that browsers may call from; may be repeated. None: CORS stays off.
-    #[arg(long, env = "ORION_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGIN")]
+    /// An origin that browsers may call from; may be repeated. None: CORS stays off [env: ORION_CORS_ORIGINS].
+    #[arg(long, value_delimiter = ',', value_name = "ORIGIN")]
     pub cors_origin: Vec<String>,
-    /// How long an access token lives, in hours.
-    #[arg(long, env = "ORION_TOKEN_HOURS", default_value_t = 24)]
-    pub token_hours: u32,
-    /// A directory with playbooks that replace built-in ones.
-    #[arg(long, env = "ORION_PLAYBOOKS", value_name = "DIR")]
-    pub playbooks: Option<PathBuf>,
+    /// How long an access token lives, in hours [default: 24] [env: ORION_TOKEN_HOURS].
+    #[arg(long, value_name = "HOURS")]
+    pub token_hours: Option<String>,
+    /// A directory with playbooks that replace built-in ones [env: ORION_PLAYBOOKS].
+    #[arg(long, value_name = "DIR")]
+    pub playbooks: Option<String>,
+    /// `pretty` or `json` [default: pretty] [env: ORION_LOG_FORMAT].
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
 }
 
-/// Where the database and the master key are.
+/// Where the settings, the database and the master key are.
 #[derive(Debug, clap::Args)]
 pub struct DatabaseArgs {
+    /// A file of settings, the same as the services read [default: /etc/orion/orion.toml if it is there] [env:
+    /// ORION_CONFIG].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Directory of the SQLite database and of the master key [default: /var/lib/orion-server for root,
-    /// ~/.local/share/orion for others].
-    #[arg(long, env = "ORION_DATA_DIR", value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
+    /// ~/.local/share/orion for others] [env: ORION_DATA_DIR].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
     /// `mysql://user:password@host:port/database` in place of SQLite; several hosts of one cluster with commas.
-    /// Better in the environment than on the command line, where everybody sees it.
-    #[arg(
-        long,
-        env = "ORION_DATABASE_URL",
-        value_name = "URL",
-        hide_env_values = true,
-        value_delimiter = ','
-    )]
+    /// Better in the environment than on the command line, where everybody sees it [env: ORION_DATABASE_URL].
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub database_url: Vec<String>,
-    /// Connections to each database host.
-    #[arg(long, env = "ORION_DATABASE_CONNECTIONS", default_value_t = 16)]
-    pub database_connections: u32,
+    /// Connections to each database host [default: 16] [env: ORION_DATABASE_CONNECTIONS].
+    #[arg(long, value_name = "COUNT")]
+    pub database_connections: Option<String>,
+}
+
+/// Settings, and what `orion` itself makes of them: with a directory of its own, SQLite and a key file.
+pub struct OwnSettings {
+    /// Everything that is set.
+    pub sources: Sources,
+    /// To open the database with.
+    pub settings: Settings,
+    /// The directory of the SQLite database; none with MariaDB and a key from elsewhere.
+    pub sqlite_dir: Option<PathBuf>,
+}
+
+impl UpArgs {
+    fn own_settings(&self) -> Result<OwnSettings, CliError> {
+        let mut given = BTreeMap::new();
+        let list = |list: &[String]| (!list.is_empty()).then(|| list.join(","));
+        for (key, value) in [
+            ("listen", self.listen.clone()),
+            ("lease_hours_max", self.lease_hours_max.clone()),
+            ("rent_count_max", self.rent_count_max.clone()),
+            ("trusted_proxies", list(&self.trusted_proxy)),
+            ("cors_origins", list(&self.cors_origin)),
+            ("token_hours", self.token_hours.clone()),
+            ("playbooks", self.playbooks.clone()),
+            ("log_format", self.log_format.clone()),
+        ] {
+            given.extend(value.map(|value| (key, value)));
+        }
+        self.database.own_settings(given)
+    }
 }
 
 impl DatabaseArgs {
-    /// The directory, made if it is not there, for its owner only.
+    /// Reads all settings, and makes the directory and the master key if they are needed and not there.
     ///
     /// # Errors
-    /// When it cannot be made.
-    pub fn data_dir(&self) -> Result<PathBuf, CliError> {
-        let dir = self.data_dir.clone().unwrap_or_else(default_data_dir);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|error| {
-            CliError::failed(format!("{}: {error}", dir.display())).hint("choose another with --data-dir")
-        })?;
-        Ok(dir)
-    }
-
-    /// Settings to open the database with.
-    ///
-    /// # Errors
-    /// When the directory or the master key cannot be had.
-    pub fn settings(&self, playbooks_dir: Option<PathBuf>) -> Result<Settings, CliError> {
-        let dir = self.data_dir()?;
-        let database_urls = if self.database_url.is_empty() {
-            vec![format!("sqlite:{}", dir.join("orion.db").display())]
-        } else {
-            self.database_url.clone()
+    /// A setting that makes no sense; a directory or a master key that cannot be had.
+    pub fn own_settings(&self, mut given: BTreeMap<&'static str, String>) -> Result<OwnSettings, CliError> {
+        given.extend(self.data_dir.clone().map(|dir| ("data_dir", dir)));
+        given.extend(self.database_connections.clone().map(|count| ("database_connections", count)));
+        given.extend((!self.database_url.is_empty()).then(|| ("database_url", self.database_url.join(","))));
+        let sources = Sources::read(self.config.as_deref(), given).map_err(in_settings)?;
+        let dir = sources.text("data_dir").map_err(in_settings)?.map_or_else(default_data_dir, PathBuf::from);
+        let urls =
+            sources.list("database_url", |url| Ok::<_, String>(url.to_owned())).map_err(in_settings)?;
+        let sqlite_dir = urls.is_empty().then(|| dir.clone());
+        let database_urls = match &sqlite_dir {
+            Some(dir) => {
+                make_directory(dir)?;
+                vec![format!("sqlite:{}", dir.join("orion.db").display())]
+            }
+            None => urls,
         };
-        Ok(Settings {
+        let master_key = match sources.get("master_key", MasterKey::parse).map_err(in_settings)? {
+            Some(key) => key,
+            None => {
+                make_directory(&dir)?;
+                master_key_file(&dir)?
+            }
+        };
+        let settings = Settings {
             database_urls,
-            database_connections_max: self.database_connections,
-            master_key: master_key(&dir)?,
-            playbooks_dir,
-        })
+            database_connections_max: sources
+                .number("database_connections", 2)
+                .map_err(in_settings)?
+                .unwrap_or(16),
+            master_key,
+            playbooks_dir: sources.text("playbooks").map_err(in_settings)?.map(PathBuf::from),
+        };
+        Ok(OwnSettings { sources, settings, sqlite_dir })
     }
+}
+
+fn in_settings(error: orion_service::settings::SettingsError) -> CliError {
+    CliError::new(crate::error::Kind::Usage, error.to_string())
+}
+
+/// The directory, made if it is not there, for its owner only.
+fn make_directory(dir: &Path) -> Result<(), CliError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
+        CliError::failed(format!("{}: {error}", dir.display())).hint("choose another with --data-dir")
+    })
 }
 
 /// Takes the data directory for this process alone: SQLite is for one. The lock goes with the process, however
@@ -136,11 +188,8 @@ fn default_data_dir() -> PathBuf {
     }
 }
 
-/// `ORION_MASTER_KEY`, or the key file in the data directory, which is made if it is not there.
-fn master_key(dir: &Path) -> Result<MasterKey, CliError> {
-    if let Ok(text) = std::env::var("ORION_MASTER_KEY") {
-        return MasterKey::parse(&text).map_err(CliError::failed);
-    }
+/// The key file in the data directory, which is made if it is not there.
+fn master_key_file(dir: &Path) -> Result<MasterKey, CliError> {
     let path = dir.join("master.key");
     let named = |error: std::io::Error| CliError::failed(format!("{}: {error}", path.display()));
     // `create_new` so that two processes that start at once do not each have their own.
@@ -166,31 +215,31 @@ fn master_key(dir: &Path) -> Result<MasterKey, CliError> {
 /// # Errors
 /// When a part cannot start: the address is taken, the database is of a newer schema, the key is wrong.
 pub async fn run(args: UpArgs) -> Result<(), CliError> {
-    start_logging();
-    let settings = args.database.settings(args.playbooks.clone())?;
-    let mut config = Config::new(args.listen, settings.master_key.clone());
-    config.lease_hours_max = args.lease_hours_max;
-    config.rent_count_max = args.rent_count_max;
-    config.token_lifetime = std::time::Duration::from_secs(u64::from(args.token_hours) * 3600);
-    config.trusted_proxies = args.trusted_proxy.iter().map(|net| network(net)).collect::<Result<_, _>>()?;
-    config.cors_origins = args.cors_origin.clone();
+    let OwnSettings { sources, settings, sqlite_dir } = args.own_settings()?;
+    logging::start(&sources).map_err(in_settings)?;
+    raise_open_files();
+    let config = Config::from_sources(&sources, settings.master_key.clone()).map_err(in_settings)?;
+    let scheduling = SchedulerConfig::from_sources(&sources).map_err(in_settings)?;
+    let first_admin = sources.secret("admin_password").map_err(in_settings)?;
     // The address first: it is the likeliest to fail, and nothing has been touched yet.
-    let listener = TcpListener::bind(args.listen).await.map_err(|error| {
-        CliError::failed(format!("cannot listen on {}: {error}", args.listen))
+    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+        CliError::failed(format!("cannot listen on {}: {error}", config.listen))
             .hint("another process may have the port; choose another with --listen")
     })?;
     let address = listener.local_addr().map_err(|error| CliError::failed(error.to_string()))?;
-    let _lock = match args.database.database_url.is_empty() {
-        true => Some(lock(&args.database.data_dir()?)?),
-        false => None,
-    };
-    let assembled = assemble(&settings).await.map_err(|error| CliError::failed(error.to_string()))?;
+    let _lock = sqlite_dir.as_deref().map(lock).transpose()?;
+    let failed = |error: &dyn std::fmt::Display| CliError::failed(error.to_string());
+    let patience = database_wait(&sources).map_err(in_settings)?;
     let shutdown = CancellationToken::new();
+    stop_on_signal(shutdown.clone()).map_err(|error| failed(&error))?;
+    let assembled = tokio::select! {
+        assembled = assemble_patiently(&settings, patience) => assembled.map_err(|error| failed(&error))?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
     let app = App::new(config, assembled.fleet.clone(), &assembled.keys, shutdown.clone());
-    first_admin(&app).await?;
-    let scheduler = Scheduler::new(assembled.fleet, SchedulerConfig::default(), shutdown.clone());
+    make_first_admin(&app, first_admin).await?;
+    let scheduler = Scheduler::new(assembled.fleet, scheduling, shutdown.clone());
     let scheduling = tokio::spawn(scheduler.run());
-    stop_on_signal(shutdown.clone())?;
     eprintln!("orion is up at http://{address}");
     let served = serve(app, listener).await;
     shutdown.cancel();
@@ -198,54 +247,12 @@ pub async fn run(args: UpArgs) -> Result<(), CliError> {
     served.map_err(|error| CliError::failed(format!("the API stopped: {error}")))
 }
 
-fn network(text: &str) -> Result<IpNet, CliError> {
-    let parsed = text.parse::<IpNet>().ok();
-    parsed.or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from)).ok_or_else(|| {
-        CliError::failed(format!("ORION_TRUSTED_PROXIES: '{text}' is neither an address nor a network"))
-            .hint("such as 10.0.0.5 or 10.0.0.0/24")
-    })
-}
-
-/// The first admin, from `ORION_ADMIN_PASSWORD`: made once, never changed by a restart.
-async fn first_admin(app: &App) -> Result<(), CliError> {
-    let known = app.store.any_admin().await.map_err(|error| CliError::failed(error.to_string()))?;
-    if known {
-        return Ok(());
-    }
-    match std::env::var("ORION_ADMIN_PASSWORD") {
-        Ok(password) => {
-            app.make_admin("admin", Secret::new(password))
-                .await
-                .map_err(|error| CliError::failed(format!("ORION_ADMIN_PASSWORD: {error}")))?;
-            eprintln!("made the first admin, 'admin', with ORION_ADMIN_PASSWORD");
-        }
-        Err(_) => eprintln!("there is no admin yet; make one with `orion admin create NAME`"),
+async fn make_first_admin(app: &App, password: Option<Secret>) -> Result<(), CliError> {
+    match app.first_admin(password).await {
+        Ok(FirstAdmin::Made) => eprintln!("made the first admin, 'admin', with ORION_ADMIN_PASSWORD"),
+        Ok(FirstAdmin::None) => eprintln!("there is no admin yet; make one with `orion admin create NAME`"),
+        Ok(FirstAdmin::Known) => {}
+        Err(error) => return Err(CliError::failed(format!("ORION_ADMIN_PASSWORD: {error}"))),
     }
     Ok(())
-}
-
-fn stop_on_signal(shutdown: CancellationToken) -> Result<(), CliError> {
-    let listen =
-        |kind| tokio::signal::unix::signal(kind).map_err(|error| CliError::failed(error.to_string()));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping");
-        shutdown.cancel();
-    });
-    Ok(())
-}
-
-fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,russh=warn,sqlx=warn"));
-    // A second call in one process (tests) keeps the first.
-    let _ = tracing_subscriber::fmt()
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .try_init();
 }

@@ -2,7 +2,6 @@
 //!
 //! XChaCha20-Poly1305 under keys that HKDF-SHA-256 derives from the master key, one per purpose.
 
-use super::to_hex;
 use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
@@ -16,6 +15,15 @@ use hmac::{Hmac, Mac};
 use orion_domain::Secret;
 use sha2::Sha256;
 use zeroize::Zeroizing;
+
+/// Bytes in lower-case hex.
+pub fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
+        use std::fmt::Write;
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
 
 const NONCE_LEN: usize = 24;
 

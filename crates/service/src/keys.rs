@@ -1,6 +1,6 @@
 //! The keys that every replica shares: sealed in the database, made by whoever comes first.
 
-use crate::crypto::sealed::{MasterKey, WrongKey};
+use crate::sealed::{MasterKey, WrongKey};
 use orion_domain::Secret;
 use orion_ssh::ControlCa;
 use orion_store::{Store, StoreError};

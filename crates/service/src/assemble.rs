@@ -2,8 +2,8 @@
 //! every binary.
 
 use crate::{
-    crypto::sealed::MasterKey,
     keys::{Keys, KeysError},
+    sealed::MasterKey,
 };
 use orion_domain::SystemClock;
 use orion_fleet::{
@@ -42,6 +42,16 @@ pub enum AssembleError {
     /// A playbook of the operator.
     #[error("playbooks: {0}")]
     Playbooks(#[from] PlaybookError),
+}
+
+impl AssembleError {
+    /// Whether it may pass by itself: the database is not there (yet).
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Store(error) | Self::Keys(KeysError::Store(error)) => error.is_unavailable(),
+            Self::Keys(KeysError::WrongKey(..) | KeysError::Damaged(..)) | Self::Playbooks(_) => false,
+        }
+    }
 }
 
 /// The parts that all services share.
