@@ -35,8 +35,16 @@ pub fn with_uid(uid: u32) -> io::Result<Vec<Account>> {
 /// # Errors
 /// /etc/passwd or /etc/group cannot be read.
 pub fn of_leases() -> io::Result<Vec<Account>> {
-    let accounts = parse_passwd(&fs::read_to_string("/etc/passwd")?);
-    Ok(members(accounts, &fs::read_to_string("/etc/group")?))
+    of_leases_in(Path::new("/"))
+}
+
+/// The same of the system that lies in the directory `root`.
+///
+/// # Errors
+/// Its /etc/passwd or /etc/group cannot be read.
+pub fn of_leases_in(root: &Path) -> io::Result<Vec<Account>> {
+    let accounts = parse_passwd(&fs::read_to_string(root.join("etc/passwd"))?);
+    Ok(members(accounts, &fs::read_to_string(root.join("etc/group"))?))
 }
 
 fn parse_passwd(text: &str) -> Vec<Account> {

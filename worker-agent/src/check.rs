@@ -1,7 +1,7 @@
 //! `orion-agent check`: what the agent would do here, and what is in its way. Changes nothing.
 
 use crate::{
-    config::Config, deadline, facts, lease_file::LeaseFile, register, sshd, sshd::Sshd, state::StateDir,
+    banner, config::Config, deadline, facts, lease_file::LeaseFile, register, sshd::Sshd, state::StateDir,
 };
 use std::fs;
 
@@ -51,7 +51,7 @@ pub async fn check(config: &Config) -> Result<(), String> {
     let own = Sshd::new(&config.sshd_config_dir, &config.sshd_pid_file, state.path("sshd-told"));
     match own.effective() {
         Ok(effective) => {
-            let answer = sshd::answers(&effective.listens).await;
+            let answer = banner::answers(&effective.listens).await;
             let listens: Vec<_> = effective.listens.iter().map(ToString::to_string).collect();
             let listens = listens.join(", ");
             say(

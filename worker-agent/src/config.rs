@@ -3,7 +3,10 @@
 //! The join token is taken from `ORION_JOIN_TOKEN` or from a file, never from a flag: everyone on the
 //! machine can read the arguments of a process.
 
-use crate::dial::Api;
+use crate::{
+    dial::Api,
+    install::{InstallArgs, UninstallArgs},
+};
 use clap::{Args, Parser, Subcommand};
 use orion_domain::{
     Secret,
@@ -15,6 +18,9 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+
+/// Where sshd listens if nobody says otherwise.
+pub const SSH_PORT: u16 = 22;
 
 /// The command line.
 #[derive(Parser)]
@@ -33,7 +39,7 @@ pub struct Cli {
 }
 
 /// What to do.
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 pub enum Command {
     /// Register, keep the link, enforce deadlines (the default)
     Run,
@@ -41,6 +47,10 @@ pub enum Command {
     Facts,
     /// Say what the agent would do and what is in its way; changes nothing
     Check,
+    /// Make the agent start at boot: binary, settings, service, sshd's authority; again = upgrade in place
+    Install(InstallArgs),
+    /// Stop the agent and remove what `install` and the agent put on this machine
+    Uninstall(UninstallArgs),
 }
 
 /// Flags, each with its environment variable.
@@ -48,30 +58,30 @@ pub enum Command {
 pub struct Options {
     /// Where the control plane answers, such as `https://orion.example`
     #[arg(long, env = "API_ENDPOINT", value_name = "URL", global = true)]
-    api: Option<String>,
-    /// Port under which the control plane reaches this machine's sshd
-    #[arg(long, env = "MY_HOST_PORT", value_name = "PORT", default_value_t = 22, global = true,
+    pub api: Option<String>,
+    /// Port under which the control plane reaches this machine's sshd; 22 if it is not given
+    #[arg(long, env = "MY_HOST_PORT", value_name = "PORT", global = true,
           value_parser = clap::value_parser!(u16).range(1..))]
-    ssh_port: u16,
+    pub ssh_port: Option<u16>,
     /// Address or DNS name under which it reaches it; by default the source address of the route to the API
     #[arg(long, env = "MY_HOST_IP", value_name = "ADDRESS", global = true)]
-    ip: Option<HostAddr>,
+    pub ip: Option<HostAddr>,
     /// Name of this worker; by default the machine's host name
     #[arg(long, env = "MY_HOSTNAME", value_name = "NAME", global = true)]
-    hostname: Option<Hostname>,
+    pub hostname: Option<Hostname>,
     /// File with the join token, readable by root only
     #[arg(long, env = "ORION_JOIN_TOKEN_FILE", value_name = "FILE", global = true)]
-    join_token_file: Option<PathBuf>,
+    pub join_token_file: Option<PathBuf>,
     /// Certificates (PEM) that may vouch for the API, in place of the system's
     #[arg(long, env = "ORION_API_CA", value_name = "FILE", global = true)]
-    api_ca: Option<PathBuf>,
+    pub api_ca: Option<PathBuf>,
     /// Speak plain http to an API that is not on this machine: tokens can be read on the way
     #[arg(long, env = "ORION_INSECURE_HTTP", global = true, num_args = 0..=1, default_missing_value = "true",
-          default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), require_equals = true)]
-    insecure_http: bool,
+          value_parser = clap::builder::BoolishValueParser::new(), require_equals = true)]
+    pub insecure_http: Option<bool>,
     /// Labels that a rental can ask for
     #[arg(long, env = "ORION_WORKER_TAGS", value_name = "A,B", value_delimiter = ',', global = true)]
-    tags: Vec<Tag>,
+    pub tags: Vec<Tag>,
     /// Where the agent keeps its identity
     #[arg(
         long,
@@ -97,6 +107,21 @@ pub struct Options {
     #[arg(long, env = "ORION_REFUSED_RETRY_S", value_name = "SECONDS", default_value_t = 60, global = true,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     refused_retry_s: u64,
+}
+
+impl Options {
+    /// Whether everything is where an installed agent has it.
+    pub fn has_usual_places(&self) -> bool {
+        [
+            (&self.state_dir, "/var/lib/orion-agent"),
+            (&self.node_dir, "/var/lib/orion"),
+            (&self.run_dir, "/run/orion"),
+            (&self.sshd_config_dir, "/etc/ssh"),
+            (&self.sshd_pid_file, "/run/sshd.pid"),
+        ]
+        .iter()
+        .all(|(dir, usual)| *dir == Path::new(usual))
+    }
 }
 
 /// What the agent works with: [`Options`], checked.
@@ -138,7 +163,7 @@ impl Config {
             "no control plane is named\n\
              hint: set API_ENDPOINT or --api, for example --api https://orion.example",
         )?;
-        let api = Api::parse(&url, options.api_ca, options.insecure_http)?;
+        let api = Api::parse(&url, options.api_ca, options.insecure_http.unwrap_or(false))?;
         let hostname = match options.hostname {
             Some(hostname) => hostname,
             None => machine_name()?,
@@ -146,7 +171,7 @@ impl Config {
         let join_token = std::env::var("ORION_JOIN_TOKEN").ok().filter(|token| !token.trim().is_empty());
         Ok(Self {
             api,
-            ssh_port: options.ssh_port,
+            ssh_port: options.ssh_port.unwrap_or(SSH_PORT),
             ip: options.ip,
             hostname,
             join_token: join_token.map(|token| Secret::new(token.trim())),
@@ -182,7 +207,11 @@ impl Config {
     }
 }
 
-fn usable_token(text: &str) -> Result<Secret, String> {
+/// A join token as it may stand in a header.
+///
+/// # Errors
+/// It is empty, or has something else than printable characters in it.
+pub fn usable_token(text: &str) -> Result<Secret, String> {
     if text.is_empty() || !text.chars().all(|c| c.is_ascii_graphic()) {
         return Err("the join token is not one line of printable characters".into());
     }

@@ -262,7 +262,11 @@ async fn source_towards(to: SocketAddr) -> std::io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+/// The certificates that may vouch for the API: those of `ca_file`, or the system's.
+///
+/// # Errors
+/// They cannot be read, or there are none.
+pub fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     if let Some(file) = ca_file {
         let shown = file.display();

@@ -4,13 +4,13 @@
 //! that ends is dialled anew by [`crate::service`].
 
 use crate::{
+    banner,
     config::Config,
     deadline::{Deadlines, Order},
     dial::{AGENT, DialError, Io},
     facts, register,
     register::Registered,
     service::Watcher,
-    sshd,
     state::Identity,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -264,7 +264,7 @@ impl Link {
 async fn probe_forever(addresses: &[std::net::SocketAddr], state: &watch::Sender<bool>) {
     loop {
         tokio::time::sleep(BEAT_EVERY).await;
-        let up = sshd::answers(addresses).await;
+        let up = banner::answers(addresses).await;
         state.send_if_modified(|before| std::mem::replace(before, up) != up);
     }
 }

@@ -10,14 +10,17 @@
 //! state     what is kept on disk           deadline  enforces /var/lib/orion/leases, own thread
 //! sshd      the control plane's CA, probe  accounts  locks and reopens one account
 //! dial      TCP, TLS, one HTTP request     process   runs commands, ends processes of a uid
+//! install   puts the agent on a machine, and takes it off again
 //! ```
 
 mod accounts;
+mod banner;
 mod check;
 mod config;
 mod deadline;
 mod dial;
 mod facts;
+mod install;
 mod lease_file;
 mod link;
 mod pace;
@@ -28,7 +31,7 @@ mod sshd;
 mod state;
 
 use clap::Parser as _;
-use config::{Cli, Command, Config};
+use config::{Cli, Command, Config, Options};
 use std::{io::IsTerminal, process::ExitCode};
 use tracing_subscriber::{EnvFilter, fmt};
 
@@ -42,22 +45,14 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_target(false)
         .init();
-    let outcome = Config::from_options(cli.options).and_then(|config| {
-        // One thread for the network is plenty, and the smallest.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(4)
-            .thread_keep_alive(std::time::Duration::from_secs(1))
-            .build()
-            .map_err(|error| format!("no runtime: {error}"))?;
-        runtime.block_on(async {
-            match cli.command.unwrap_or(Command::Run) {
-                Command::Run => service::run(config).await,
-                Command::Facts => register::print_body(&config).await,
-                Command::Check => check::check(&config).await,
-            }
-        })
-    });
+    let options = cli.options;
+    let outcome = match cli.command.unwrap_or(Command::Run) {
+        Command::Run => with_config(options, async |config| service::run(config).await),
+        Command::Facts => with_config(options, async |config| register::print_body(&config).await),
+        Command::Check => with_config(options, async |config| check::check(&config).await),
+        Command::Install(args) => install::install(&args, &options),
+        Command::Uninstall(args) => install::uninstall(&args),
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
@@ -65,4 +60,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn with_config(options: Options, work: impl AsyncFnOnce(Config) -> Result<(), String>) -> Result<(), String> {
+    let config = Config::from_options(options)?;
+    // One thread for the network is plenty, and the smallest.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_keep_alive(std::time::Duration::from_secs(1))
+        .build()
+        .map_err(|error| format!("no runtime: {error}"))?;
+    runtime.block_on(work(config))
 }

@@ -1,12 +1,13 @@
 //! The agent at work: deadlines first, then registration and link, for ever.
 
 use crate::{
+    banner,
     config::Config,
     deadline::Deadlines,
     link::{self, Ended},
     pace::{Complaint, Pauses},
     register,
-    sshd::{self, Sshd},
+    sshd::Sshd,
     state::{Identity, StateDir},
 };
 use orion_domain::SystemClock;
@@ -174,6 +175,6 @@ impl Watcher {
 
     /// Whether it answers now.
     pub async fn sshd_answers(&mut self) -> bool {
-        sshd::answers(self.sshd_addresses()).await
+        banner::answers(self.sshd_addresses()).await
     }
 }

@@ -1,4 +1,4 @@
-//! This node's sshd: gives it the control plane's certificate authority, and asks whether it answers.
+//! This node's sshd: gives it the control plane's certificate authority, and takes it away again.
 //!
 //! A change is tested by sshd itself (`sshd -t`) before sshd is told of it, and undone when refused: a node
 //! whose sshd does not start again is lost.
@@ -8,13 +8,11 @@ use orion_domain::credentials::SshPublicKey;
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
 
-/// Longest wait for the banner.
-const BANNER_MAX: Duration = Duration::from_secs(1);
 const TOOL_MAX: Duration = Duration::from_secs(20);
 
 /// Where this node's sshd keeps its things.
@@ -24,6 +22,8 @@ pub struct Sshd {
     pid_file: PathBuf,
     /// Holds the snippet that sshd was told to read: a crash between writing and telling is made good.
     told_file: PathBuf,
+    /// The system that sshd belongs to: `/`, or the directory of an image.
+    root: PathBuf,
 }
 
 /// What sshd makes of its configuration (`sshd -T` for root).
@@ -40,15 +40,35 @@ pub struct Effective {
 impl Sshd {
     /// By its directories; `told_file` is the agent's.
     pub fn new(config_dir: &Path, pid_file: &Path, told_file: PathBuf) -> Self {
-        Self { config_dir: config_dir.to_owned(), pid_file: pid_file.to_owned(), told_file }
+        let (config_dir, pid_file) = (config_dir.to_owned(), pid_file.to_owned());
+        Self { config_dir, pid_file, told_file, root: "/".into() }
     }
 
-    fn ca_file(&self) -> PathBuf {
+    /// The sshd of the system that lies in the directory `root`, at the usual places. If that is not `/`,
+    /// nothing of it runs, and nobody is told of a change.
+    pub fn of_system(root: &Path, told_file: PathBuf) -> Self {
+        let pid_file = root.join("run/sshd.pid");
+        Self { config_dir: root.join("etc/ssh"), pid_file, told_file, root: root.to_owned() }
+    }
+
+    /// The file with the control plane's authority.
+    pub fn ca_file(&self) -> PathBuf {
         self.config_dir.join("orion/user_ca.pub")
     }
 
-    fn snippet_file(&self) -> PathBuf {
+    /// The file that tells sshd of it.
+    pub fn snippet_file(&self) -> PathBuf {
         self.config_dir.join("sshd_config.d/00-orion.conf")
+    }
+
+    /// Whether it belongs to an image and not to this machine.
+    fn is_image(&self) -> bool {
+        self.root != Path::new("/")
+    }
+
+    /// A path as sshd itself sees it.
+    fn inside(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.root).map_or_else(|_| path.to_owned(), |rest| Path::new("/").join(rest))
     }
 
     /// Makes sshd trust `authority` (public keys) for logins with a certificate; does nothing where that is so
@@ -57,45 +77,89 @@ impl Sshd {
     /// # Errors
     /// What is in the way; nothing has changed then.
     pub fn trust(&self, authority: &[String]) -> Result<bool, String> {
-        let ca_text = authority_file(authority)?;
-        let snippet = self.snippet();
-        let written = is(&self.ca_file(), &ca_text) && is(&self.snippet_file(), &snippet);
-        let told = self.has_been_told();
-        if written && told {
-            return Ok(false);
-        }
-        if !written {
-            let before =
-                [self.ca_file(), self.snippet_file()].map(|path| (fs::read_to_string(&path).ok(), path));
-            let outcome = self.write(&ca_text, &snippet).and_then(|()| self.test());
-            if let Err(problem) = outcome {
-                for (text, path) in before {
-                    put_back(&path, text.as_deref());
-                }
-                return Err(match self.test() {
-                    Ok(()) => format!("the control plane's authority was not installed: {problem}"),
-                    Err(own) => format!("sshd's own configuration must be repaired first: {own}"),
-                });
-            }
+        let written = self.install(authority)?;
+        if self.is_image() || self.has_been_told() {
+            return Ok(written);
         }
         // The file of authorities is read with each login; only that it is to be read must be told.
-        if !told {
-            if !self.reload()? {
-                // It may have read its configuration already and only not have said yet that it runs: it is
-                // told as soon as it does.
-                return Ok(!written);
-            }
-            write_whole(&self.told_file, &self.told_file.with_extension("new"), &snippet, 0o600)
-                .map_err(|error| format!("{} cannot be written: {error}", self.told_file.display()))?;
+        if !self.reload()? {
+            // It may have read its configuration already and only not have said yet that it runs: it is
+            // told as soon as it does.
+            return Ok(written);
+        }
+        write_whole(&self.told_file, &self.told_file.with_extension("new"), &self.snippet(), 0o600)
+            .map_err(|error| format!("{} cannot be written: {error}", self.told_file.display()))?;
+        Ok(true)
+    }
+
+    /// Whether `authority` is public keys and nothing else.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_authority(authority: &[String]) -> Result<(), String> {
+        authority_file(authority).map(drop)
+    }
+
+    /// Puts the files in place, if sshd takes them. True if they were not there.
+    fn install(&self, authority: &[String]) -> Result<bool, String> {
+        let ca_text = authority_file(authority)?;
+        let snippet = self.snippet();
+        if is(&self.ca_file(), &ca_text) && is(&self.snippet_file(), &snippet) {
+            return Ok(false);
+        }
+        let before = self.files();
+        let outcome = self.write(&ca_text, &snippet).and_then(|()| self.test());
+        if let Err(problem) = outcome {
+            put_all_back(&before);
+            return Err(match self.test() {
+                Ok(()) => format!("the control plane's authority was not installed: {problem}"),
+                Err(own) => format!("sshd's own configuration must be repaired first: {own}"),
+            });
         }
         Ok(true)
+    }
+
+    /// The opposite of [`Self::trust`]: removes the files, after sshd has taken its configuration without
+    /// them, and tells it. True if there was anything. Blocks.
+    ///
+    /// # Errors
+    /// What is in the way; the files are there as before, if they could be put back.
+    pub fn distrust(&self) -> Result<bool, String> {
+        let before = self.files();
+        if before.iter().all(|(_, text)| text.is_none()) {
+            return Ok(false);
+        }
+        // A configuration that was broken before is not the fault of what is removed.
+        let was_well = self.test().is_ok();
+        for (path, _) in &before {
+            remove_if_there(path)
+                .map_err(|error| format!("{} cannot be removed: {error}", path.display()))?;
+        }
+        if let (true, Err(problem)) = (was_well, self.test()) {
+            put_all_back(&before);
+            return Err(format!(
+                "sshd does not take its configuration without {}: {problem}",
+                self.snippet_file().display()
+            ));
+        }
+        if !self.is_image() {
+            self.reload()?;
+        }
+        Ok(true)
+    }
+
+    fn files(&self) -> [(PathBuf, Option<String>); 2] {
+        [self.ca_file(), self.snippet_file()].map(|path| {
+            let text = fs::read_to_string(&path).ok();
+            (path, text)
+        })
     }
 
     fn snippet(&self) -> String {
         format!(
             "# Written by orion-agent. The control plane logs in with short-lived certificates of this authority.\n\
              TrustedUserCAKeys {}\n",
-            self.ca_file().display()
+            self.inside(&self.ca_file()).display()
         )
     }
 
@@ -116,21 +180,71 @@ impl Sshd {
         Ok(())
     }
 
-    fn call(&self, args: &[&str]) -> Result<process::Finished, String> {
-        let program = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/sbin/sshd", "/usr/bin/sshd"]
+    /// The server itself, as seen inside its system.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn program(&self) -> Result<&'static str, String> {
+        ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/sbin/sshd", "/usr/bin/sshd"]
             .into_iter()
-            .find(|path| Path::new(path).exists())
-            .ok_or("there is no sshd on this machine; install openssh-server")?;
-        let config = self.config_dir.join("sshd_config");
-        let config = config.to_string_lossy();
-        let all = [args, &["-f", &config]].concat();
-        process::run(program, &all, TOOL_MAX).map_err(|error| error.to_string())
+            .find(|path| self.root.join(path.trim_start_matches('/')).exists())
+            .ok_or_else(|| {
+                let place = if self.is_image() {
+                    format!("in {}", self.root.display())
+                } else {
+                    "on this machine".into()
+                };
+                format!("there is no sshd {place}; install openssh-server")
+            })
     }
 
-    /// Lets sshd judge its configuration.
-    fn test(&self) -> Result<(), String> {
-        let done = self.call(&["-t"])?;
-        if done.status.success() { Ok(()) } else { Err(format!("sshd -t: {}", done.complaint())) }
+    fn call(&self, args: &[&str]) -> Result<process::Finished, String> {
+        let program = self.program()?;
+        let config = self.inside(&self.config_dir.join("sshd_config"));
+        let config = config.to_string_lossy();
+        let all = [args, &["-f", &config]].concat();
+        let done = if self.is_image() {
+            let root = self.root.to_string_lossy();
+            process::run("chroot", &[&[&*root, program], &all[..]].concat(), TOOL_MAX)
+        } else {
+            process::run(program, &all, TOOL_MAX)
+        };
+        done.map_err(|error| error.to_string())
+    }
+
+    /// Lets sshd judge its configuration. What belongs to a running sshd, and not to its configuration, is lent
+    /// to it for as long as that takes.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn test(&self) -> Result<(), String> {
+        let mut lent = Vec::new();
+        let mut lent_key = None;
+        loop {
+            let mut args = vec!["-t"];
+            args.extend(lent_key.iter().flat_map(|key: &String| ["-h", key]));
+            let done = self.call(&args)?;
+            if done.status.success() {
+                return Ok(());
+            }
+            // sshd's service makes this directory; it may not have been started yet.
+            let run_dir = self.root.join("run/sshd");
+            if done.stderr.contains("privilege separation directory")
+                && fs::DirBuilder::new().mode(0o755).create(&run_dir).is_ok()
+            {
+                lent.push(Removed(run_dir));
+                continue;
+            }
+            // An image has no host keys, or all machines made of it would have the same.
+            if done.stderr.contains("no hostkeys available") && self.is_image() && lent_key.is_none() {
+                let key = self.config_dir.join("orion-test-key");
+                lent.extend([Removed(key.clone()), Removed(key.with_extension("pub"))]);
+                make_key(&key)?;
+                lent_key = Some(self.inside(&key).to_string_lossy().into_owned());
+                continue;
+            }
+            return Err(format!("sshd -t: {}", done.complaint()));
+        }
     }
 
     /// What sshd makes of its configuration. Blocks.
@@ -149,7 +263,7 @@ impl Sshd {
     pub fn obstacles(&self, effective: &Effective) -> Vec<String> {
         let mut found = Vec::new();
         let main = self.config_dir.join("sshd_config");
-        let ours = self.ca_file();
+        let ours = self.inside(&self.ca_file());
         if Path::new(&effective.trusted_ca) != ours {
             let snippets = self.config_dir.join("sshd_config.d/*.conf");
             found.push(match effective.trusted_ca.as_str() {
@@ -256,6 +370,34 @@ fn authority_file(authority: &[String]) -> Result<String, String> {
     if text.is_empty() { Err("the control plane named no authority".into()) } else { Ok(text) }
 }
 
+fn make_key(path: &Path) -> Result<(), String> {
+    let args = ["-q", "-t", "ed25519", "-N", "", "-f", &path.to_string_lossy()];
+    let made = process::run("ssh-keygen", &args, TOOL_MAX).map_err(|error| error.to_string())?;
+    if made.status.success() { Ok(()) } else { Err(format!("ssh-keygen: {}", made.complaint())) }
+}
+
+/// A file or an empty directory that goes when this does.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0).or_else(|_| fs::remove_dir(&self.0));
+    }
+}
+
+fn put_all_back(files: &[(PathBuf, Option<String>)]) {
+    for (path, text) in files {
+        put_back(path, text.as_deref());
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn put_back(path: &Path, text: Option<&str>) {
     let undone = match text {
         Some(text) => write_whole(path, &path.with_extension("new"), text, 0o644),
@@ -266,33 +408,6 @@ fn put_back(path: &Path, text: Option<&str>) {
     {
         tracing::error!("{} could not be put back as it was: {error}", path.display());
     }
-}
-
-/// Whether an sshd answers at one of `addresses` within a second. One that sends callers away because too
-/// many are waiting is alive.
-pub async fn answers(addresses: &[SocketAddr]) -> bool {
-    let ask = async {
-        for address in addresses {
-            if banner(*address).await.is_ok_and(|banner| is_alive(&banner)) {
-                return true;
-            }
-        }
-        false
-    };
-    timeout(BANNER_MAX, ask).await.unwrap_or(false)
-}
-
-async fn banner(address: SocketAddr) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(address).await?;
-    let mut start = Vec::with_capacity(64);
-    while start.len() < 4 && stream.read_buf(&mut start).await? > 0 {}
-    Ok(start)
-}
-
-fn is_alive(banner: &[u8]) -> bool {
-    [&b"SSH-"[..], b"Not allowed at this time", b"Exceeded MaxStartups"]
-        .iter()
-        .any(|start| banner.starts_with(start) || (banner.len() >= 4 && start.starts_with(banner)))
 }
 
 #[cfg(test)]
@@ -386,15 +501,5 @@ mod tests {
         assert!(dir.sshd.trust(&[CA.into()]).unwrap());
         let obstacles = dir.sshd.obstacles(&dir.sshd.effective().unwrap());
         assert!(obstacles.len() == 1 && obstacles[0].contains("/etc/other.pub"), "{obstacles:?}");
-    }
-
-    #[test]
-    fn a_throttling_sshd_is_alive_and_another_service_is_not() {
-        assert!(
-            is_alive(b"SSH-2.0-OpenSSH_9.2p1")
-                && is_alive(b"Not allowed at this time\r\n")
-                && is_alive(b"SSH-")
-        );
-        assert!(!is_alive(b"") && !is_alive(b"220 smtp") && !is_alive(b"S"));
     }
 }

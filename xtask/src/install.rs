@@ -43,9 +43,17 @@ pub const TESTS: &[Need] = &[
     need("ca-certificates", &[], "certificate authorities for TLS"),
     need("mariadb-server", &["mariadbd", "mariadb-install-db", "mariadb"], "the store's tests on MariaDB"),
     need("busybox-static", &[], "the playbooks' tests with BusyBox's tools"),
+    need("sshpass", &["sshpass"], "logins with a password"),
     need("cron", &["cron", "crontab"], "tests that a lease's cron jobs go with it"),
     need("at", &["at", "atd"], "tests that a lease's at jobs go with it"),
+    need("systemd", &["systemctl", "systemd-analyze"], "tests of machines that boot with systemd"),
+    need("openrc", &["openrc-init", "openrc-run"], "tests of machines that boot with OpenRC"),
     need("iptables", &["iptables"], "tests of networks that drop packets"),
+    need("caddy", &["caddy"], "TLS in front of the API"),
+    need("docker.io", &["dockerd", "docker"], "workers and services as containers"),
+    need("docker-compose", &["docker-compose"], "the composed stack"),
+    need("mmdebstrap", &["mmdebstrap"], "the image that all others are built on"),
+    need("binutils", &["strip"], "small images"),
 ];
 
 /// For `cargo xtask bench`.
@@ -55,6 +63,12 @@ pub const BENCH: &[Need] = &[
     IPROUTE,
     UTIL_LINUX,
     need("ansible-core", &["ansible-playbook"], "what renting is compared with"),
+];
+
+/// For `cargo xtask gen`.
+pub const CLIENT: &[Need] = &[
+    need("nodejs", &["node"], "to run the TypeScript client and its generator"),
+    need("npm", &["npm"], "to install them"),
 ];
 
 /// For `cargo xtask ci`, beyond the tests.

@@ -4,8 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "tests and their helpers fail by panicking")]
 
 mod agent;
+mod boot;
+mod container;
 mod control_plane;
 mod deadlines;
+mod image;
 mod link;
+mod machine;
 mod registration;
+mod services;
 mod worker;

@@ -124,29 +124,7 @@ impl Worker {
 
     /// Whether the password opens a login right now.
     pub fn can_log_in(&self, user: &str) -> bool {
-        let done = Command::new("sshpass")
-            .args(["-p", "sesame-2468", "ssh", "-F", "none", "-p", &self.sshd_port.to_string()])
-            .args([
-                "-o",
-                "StrictHostKeyChecking=no",
-                "-o",
-                "UserKnownHostsFile=/dev/null",
-                "-o",
-                "LogLevel=ERROR",
-            ])
-            .args([
-                "-o",
-                "PubkeyAuthentication=no",
-                "-o",
-                "NumberOfPasswordPrompts=1",
-                "-o",
-                "ConnectTimeout=10",
-            ])
-            .args([&format!("{user}@127.0.0.1"), "echo", "in"])
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        done.stdout == b"in\n"
+        password_opens(self.sshd_port, user)
     }
 
     pub fn shadow(&self, user: &str) -> String {
@@ -213,6 +191,26 @@ impl Drop for Worker {
         let _ = Command::new("kill").args(["-KILL", &self.init.to_string()]).status();
         let _ = self.outer.wait();
     }
+}
+
+/// Whether the password `sesame-2468` opens a login at an sshd of this machine right now.
+pub fn password_opens(port: u16, user: &str) -> bool {
+    let done = Command::new("sshpass")
+        .args(["-p", "sesame-2468", "ssh", "-F", "none", "-p", &port.to_string()])
+        .args([
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "LogLevel=ERROR",
+        ])
+        .args(["-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1", "-o", "ConnectTimeout=10"])
+        .args([&format!("{user}@127.0.0.1"), "echo", "in"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    done.stdout == b"in\n"
 }
 
 /// A certificate authority and a key of root's that it signed for `principal`.
