@@ -238,5 +238,68 @@ CREATE TABLE IF NOT EXISTS idempotency (
     CONSTRAINT idempotency_reply CHECK ((state = 'done') = (reply_status IS NOT NULL))
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
+-- What one scheduler asks another before it gives a node up: does it answer you? NULL in `answers` with a time in
+-- `answered_at` is "I cannot say".
+CREATE TABLE IF NOT EXISTS second_looks (
+    node_id BIGINT NOT NULL,
+    asked_by VARCHAR(255) NOT NULL,
+    asked_of VARCHAR(255) NOT NULL,
+    asked_at BIGINT NOT NULL,
+    answered_at BIGINT,
+    answers BIGINT,
+    detail TEXT,
+    PRIMARY KEY (node_id, asked_by),
+    KEY second_looks_open (asked_of, answered_at),
+    CONSTRAINT second_looks_answers CHECK (answers IN (0, 1)),
+    CONSTRAINT second_looks_answered CHECK (answers IS NULL OR answered_at IS NOT NULL)
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+
+-- Draining: a node is emptied. `cordon` (why it takes no new leases) is the reason.
+ALTER TABLE nodes
+    ADD COLUMN IF NOT EXISTS drain_since BIGINT,
+    ADD COLUMN IF NOT EXISTS drain_deadline BIGINT,
+    ADD COLUMN IF NOT EXISTS drained_at BIGINT,
+    ADD KEY IF NOT EXISTS nodes_drain (drained_at, drain_since),
+    ADD CONSTRAINT IF NOT EXISTS nodes_drain CHECK ((cordon IS NULL) = (drain_since IS NULL)),
+    ADD CONSTRAINT IF NOT EXISTS nodes_drain_times
+        CHECK (drain_since IS NOT NULL OR (drain_deadline IS NULL AND drained_at IS NULL));
+
+-- Where events are sent to. `position`: every event up to here was looked at for this webhook.
+CREATE TABLE IF NOT EXISTS webhooks (
+    id BIGINT NOT NULL AUTO_INCREMENT,
+    uid CHAR(26) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    url TEXT NOT NULL,
+    kinds LONGTEXT NOT NULL,
+    secret_sealed LONGBLOB NOT NULL,
+    position BIGINT NOT NULL,
+    created_by BIGINT,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (id),
+    UNIQUE KEY webhooks_uid (uid)
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+
+-- One event for one webhook. A try under way is a claim: `next_try_at` is then when it counts as lost.
+CREATE TABLE IF NOT EXISTS webhook_deliveries (
+    id BIGINT NOT NULL AUTO_INCREMENT,
+    webhook_id BIGINT NOT NULL,
+    event_id BIGINT NOT NULL,
+    state VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    attempts BIGINT NOT NULL DEFAULT 0,
+    next_try_at BIGINT NOT NULL,
+    last_try_at BIGINT,
+    claim_token CHAR(26) CHARACTER SET ascii COLLATE ascii_bin,
+    status BIGINT,
+    error TEXT,
+    created_at BIGINT NOT NULL,
+    done_at BIGINT,
+    PRIMARY KEY (id),
+    UNIQUE KEY webhook_deliveries_once (webhook_id, event_id),
+    KEY webhook_deliveries_due (state, webhook_id, next_try_at),
+    KEY webhook_deliveries_last (webhook_id, last_try_at),
+    KEY webhook_deliveries_done (done_at),
+    CONSTRAINT webhook_deliveries_state CHECK (state IN ('pending', 'delivered', 'given_up')),
+    CONSTRAINT webhook_deliveries_done_at CHECK ((done_at IS NULL) = (state = 'pending'))
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+
 -- The next uid of a lease account; placement raises it to the first of the configured range.
 INSERT IGNORE INTO settings (name, value) VALUES ('next_uid', '0');

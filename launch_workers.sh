@@ -1,39 +1,46 @@
 #!/bin/bash
-# Orion workers on one machine, without Docker: each worker is a set of Linux namespaces with its own
-# host name, address, accounts (an overlay of /), a real sshd and the orion-agent. For trying things out
-# and for tests; no security boundary: root in a worker is root of the machine.
-#
-# A worker NAME is made of: DIR/NAME (logs, pid), DIR/NAME/disk (a tmpfs that holds the overlay's upper
-# layer and outlives the processes), a network namespace NAME with a veth pair into the bridge, a cgroup
-# orion-worker-NAME, and the processes, all below one PID 1 (launch_workers/boot.sh, then init.sh).
+# Orion workers on one machine, each with a real sshd, accounts of its own and the orion-agent: as Docker
+# containers, or as sets of Linux namespaces where there is no Docker. For trying things out and for tests.
+# The two engines are launch_workers/docker.sh and launch_workers/namespace.sh.
 set -euo pipefail
 shopt -s nullglob
 umask 022
 
 usage() {
     cat <<'USAGE'
-usage: launch_workers.sh [--no-agent] [N]   make worker1..workerN run (default 3); what runs already stays
+usage: launch_workers.sh [--engine docker|namespace] [--no-agent] [N]
+                                            make worker1..workerN run (default 3); what runs already stays
        launch_workers.sh --stop             remove every worker of this prefix, and the bridge if unused
        launch_workers.sh --status           one line per worker: name, address, state
        launch_workers.sh --kill NAME        SIGKILL every process; disk and address stay (connections are refused)
-       launch_workers.sh --start NAME       boot it again: same disk and host keys, empty /run, /tmp and /root
+       launch_workers.sh --start NAME       boot it again: same disk and host keys, empty /run and /tmp
        launch_workers.sh --freeze NAME      stop all its processes in place       --thaw NAME     the reverse
        launch_workers.sh --cut NAME         pull the network cable                --uncut NAME    the reverse
-       launch_workers.sh --fill-disk NAME   no byte is left on its disk           --empty-disk NAME
-       launch_workers.sh --readonly NAME    / becomes read-only                   --readwrite NAME
+       launch_workers.sh --fill-disk NAME   no byte is left on its disk           --empty-disk NAME   (namespace)
+       launch_workers.sh --readonly NAME    / becomes read-only                   --readwrite NAME    (namespace)
        launch_workers.sh --sh NAME [CMD...] run a command (default: a shell) as root inside
 
+Without --engine: docker where a Docker engine answers, else namespace (which needs root). Workers that are there
+as namespaces already stay namespaces. Containers have limits and few capabilities; namespaces are no security
+boundary: root in such a worker is root of the machine.
+
 environment:
-  ORION_WORKERS_DIR     where logs and disks live    (/var/tmp/orion-workers)
+  ORION_WORKERS_ENGINE  as --engine
   ORION_WORKERS_PREFIX  names are PREFIX1, PREFIX2…  (worker; must not end in a digit)
   ORION_WORKERS_BRIDGE  the bridge                   (orion0)
   ORION_WORKERS_NET     first two bytes of its /16   (10.77: the host is 10.77.0.1, workers from 10.77.0.11)
-  NSW_SIZE              size of one worker's disk    (512m, in memory, used as it fills)
   ORION_AGENT           the agent's binary           (target/release/orion-agent or target/debug/orion-agent)
   API_ENDPOINT          the control plane            (http://10.77.0.1:8080)
+  ORION_API_CA          certificates (PEM) that may vouch for it; becomes /etc/orion/api-ca.crt in the worker
   ORION_JOIN_TOKEN or ORION_JOIN_TOKEN_FILE          becomes /etc/orion/join-token (0600) in the worker
-  ORION_WORKER_TAGS, RUST_LOG, …                     passed to the agent; its log is DIR/NAME/agent.log
+  ORION_WORKER_TAGS, RUST_LOG, …                     passed to the agent
+ namespace:
+  ORION_WORKERS_DIR     where logs and disks live    (/var/tmp/orion-workers; the agent's log is DIR/NAME/agent.log)
   ORION_WORKERS_CGROUPS the cgroup hierarchy to use  (version 1's freezer if there is one, else version 2)
+  NSW_SIZE              size of one worker's disk    (512m, in memory, used as it fills)
+ docker:
+  ORION_WORKER_IMAGE    the image                    (orion/worker; made of the agent's binary if it is not there)
+  ORION_WORKER_MEMORY, ORION_WORKER_CPUS             limits of each (1g, 1.0)
 USAGE
 }
 
@@ -48,307 +55,42 @@ DIR=${ORION_WORKERS_DIR:-/var/tmp/orion-workers}
 PREFIX=${ORION_WORKERS_PREFIX:-worker}
 BRIDGE=${ORION_WORKERS_BRIDGE:-orion0}
 NET=${ORION_WORKERS_NET:-10.77}
-SIZE=${NSW_SIZE:-512m}
-CGROUPS=/sys/fs/cgroup # version 2, or the freezer's hierarchy of version 1
-[ ! -d /sys/fs/cgroup/freezer ] || CGROUPS=/sys/fs/cgroup/freezer
-CGROUPS=${ORION_WORKERS_CGROUPS:-$CGROUPS}
+ENGINE=${ORION_WORKERS_ENGINE:-}
 WITH_AGENT=yes
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
 
-check_host() {
-    local missing='' pair
-    [ "$(id -u)" = 0 ] || die "must run as root" "sudo $0"
-    for pair in ip:iproute2 /usr/sbin/sshd:openssh-server ssh-keygen:openssh-client unshare:util-linux \
-        nsenter:util-linux pivot_root:util-linux flock:util-linux setsid:util-linux mount:mount awk:mawk; do
-        command -v "${pair%%:*}" >/dev/null || missing+=" ${pair##*:}"
-    done
-    [ -z "$missing" ] || die "missing Debian packages:$missing" "apt-get install$missing"
-    grep -qw overlay /proc/filesystems || modprobe -q overlay || die "the kernel has no overlay file system"
-    [ -w "$CGROUPS/cgroup.procs" ] || die "$CGROUPS is not a writable cgroup hierarchy"
-    [[ $PREFIX =~ ^[a-z]([a-z0-9-]*[a-z-])?$ ]] || die "ORION_WORKERS_PREFIX '$PREFIX' must match [a-z][a-z0-9-]* and not end in a digit"
-    [[ $NET =~ ^[0-9]{1,3}\.[0-9]{1,3}$ ]] || die "ORION_WORKERS_NET '$NET' must be two bytes like 10.77"
-    [[ $BRIDGE =~ ^[a-z][a-z0-9.-]{0,14}$ ]] || die "ORION_WORKERS_BRIDGE '$BRIDGE' is no interface name (15 characters at most)"
-    [[ $DIR = /* ]] || die "ORION_WORKERS_DIR must be an absolute path"
-}
-
-# --- what belongs to a worker ------------------------------------------------------------------------
-
-veth_of() { # NAME: the host's end of its cable
-    local sum
-    sum=$(cksum <<<"$1")
-    echo "ow${sum%% *}"
-}
-cgroup_of() { echo "$CGROUPS/orion-worker-$1"; }
 address_of() { # NAME
     local at=$((${1#"$PREFIX"} + 10))
     echo "$NET.$((at / 256)).$((at % 256))"
 }
-init_pid() { # NAME: its PID 1 as the host counts; fails when it does not run
-    local pid
-    { read -r pid <"$DIR/$1/pid"; } 2>/dev/null && [ "/proc/$pid/ns/net" -ef "/run/netns/$1" ] && echo "$pid"
-}
-alive() { # PID: neither gone nor a zombie
-    local stat
-    { read -r stat <"/proc/$1/stat"; } 2>/dev/null && [[ ${stat##*) } != [ZX]* ]]
-}
-processes_of() { # NAME: also those that were put into it from outside
-    cat "$(cgroup_of "$1")/cgroup.procs" 2>/dev/null || true
-    ip netns pids "$1" 2>/dev/null || true
-}
-names() { # every worker of this prefix of which anything is left, in order
-    local path
-    {
-        for path in "$DIR/$PREFIX"* "/run/netns/$PREFIX"* "$CGROUPS/orion-worker-$PREFIX"*; do
-            path=${path##*/}
-            echo "${path#orion-worker-}"
-        done
-        cat /sys/class/net/*/ifalias 2>/dev/null | sed -n 's/^orion-worker \([^ ]*\) .*/\1/p'
-    } | grep -Ex "${PREFIX}[0-9]+" | sort -uV || true
-}
-known() { # NAME: refuse a worker that does not exist
-    if [[ ! ${1:-} =~ ^${PREFIX}[0-9]+$ ]] || [ ! -d "$DIR/$1" ]; then
-        die "there is no worker '${1:-}'" "launch_workers.sh --status"
-    fi
-}
-running() { init_pid "$1" >/dev/null || die "$1 does not run" "launch_workers.sh --start $1"; }
-
-# One command at a time changes a set (lock on DIR), one script at a time changes links (lock on this file).
-lock_set() {
-    while :; do
-        mkdir -p "$DIR"
-        { exec 8<"$DIR"; } 2>/dev/null || continue
-        flock 8
-        [ ! /proc/self/fd/8 -ef "$DIR" ] || break # else a --stop removed it meanwhile
-    done
-    trap 'rmdir "$DIR" 2>/dev/null || true' EXIT # when nothing came to be in it, or nothing is left
-}
-lock_links() { exec 9<"$here/${BASH_SOURCE[0]##*/}" && flock 9; }
-
-# --- network -------------------------------------------------------------------------------------------
-
-bridge_up() {
-    if [ ! -d "/sys/class/net/$BRIDGE" ]; then
-        ip link add "$BRIDGE" type bridge
-        # a fixed address: otherwise it follows the ports, and the workers' ARP entries go stale
-        ip link set "$BRIDGE" alias orion-workers address "$(cat "/sys/class/net/$BRIDGE/address")" up
-    fi
-    [ -n "$(ip -4 addr show dev "$BRIDGE" to "$NET.0.1/32")" ] || ip addr add "$NET.0.1/16" dev "$BRIDGE"
-}
-bridge_down() { # when it is ours and no port is left
-    [ "$(cat "/sys/class/net/$BRIDGE/ifalias" 2>/dev/null)" = orion-workers ] || return 0
-    set -- "/sys/class/net/$BRIDGE/brif/"*
-    [ $# != 0 ] || ip link del "$BRIDGE"
-}
-cable_up() { # NAME
-    local name=$1 veth ip
-    veth=$(veth_of "$name") ip=$(address_of "$name")
-    [ ! -e "/run/netns/$name" ] || [ ! -d "/sys/class/net/$veth" ] || return 0
-    [ -z "$(ip netns pids "$name" 2>/dev/null)" ] || die "processes run in the network namespace $name" "launch_workers.sh --stop"
-    cable_down "$name"
-    ! grep -qsE "^orion-worker .* $ip $BRIDGE\$" /sys/class/net/*/ifalias ||
-        die "another set's worker has the address $ip on $BRIDGE" "set ORION_WORKERS_BRIDGE and ORION_WORKERS_NET"
-    ip netns add "$name"
-    ip link add "$veth" type veth peer name eth0 netns "$name"
-    ip link set "$veth" alias "orion-worker $name $ip $BRIDGE" master "$BRIDGE" up
-    ip -n "$name" -batch - <<BATCH
-link set lo up
-addr add $ip/16 dev eth0
-link set eth0 up
-route add default via $NET.0.1
-BATCH
-}
-cable_down() { # NAME
-    local veth
-    veth=$(veth_of "$1")
-    [ ! -d "/sys/class/net/$veth" ] || ip link del "$veth"
-    [ ! -e "/run/netns/$1" ] || ip netns del "$1"
+docker_answers() { command -v docker >/dev/null && timeout 5 docker version >/dev/null 2>&1; }
+choose_engine() {
+    local there=("$DIR/$PREFIX"[0-9]*)
+    case $ENGINE in
+        docker | namespace) ;;
+        '')
+            ENGINE=namespace
+            [ ${#there[@]} != 0 ] || ! docker_answers || ENGINE=docker
+            ;;
+        *) die "there is no engine '$ENGINE'" "--engine docker, or --engine namespace" ;;
+    esac
 }
 
-# --- disk ----------------------------------------------------------------------------------------------
-
-mount_disk() { # NAME
-    local disk=$DIR/$1/disk
-    mkdir -p "$disk"
-    mountpoint -q "$disk" || mount -t tmpfs -o "mode=755,size=$SIZE" orion-worker "$disk"
-    [ -e "$disk/formatted" ] || format_disk "$1"
-}
-# What differs from the host's /: nothing of its users, its keys, its logs, its Orion. A character device
-# 0:0 is overlayfs's "not there"; boot.sh makes new directories where they are needed.
-format_disk() { # NAME
-    local name=$1 disk=$DIR/$1/disk path
-    local upper=$disk/upper
-    rm -rf "${disk:?}"/*
-    mkdir -p "$upper"/{etc/ssl,var/{lib,spool}} "$disk"/{work,merged}
-    for path in home srv etc/{ssh,orion,ssl/private} etc/{passwd,shadow,group,gshadow}- \
-        var/{backups,log,mail,tmp,lib/mysql,spool/cron} /var/lib/orion*; do
-        mknod "$upper/${path#/}" c 0 0
-    done
-    # no regular accounts (and no password) of the host
-    awk -F: '$3 < 1000 || $3 == 65534' /etc/passwd >"$upper/etc/passwd"
-    awk -F: '($3 < 1000 || $3 == 65534) && $1 != "orion-lease"' /etc/group >"$upper/etc/group"
-    install -m 640 -g shadow /dev/null "$upper/etc/shadow"
-    install -m 640 -g shadow /dev/null "$upper/etc/gshadow"
-    awk -F: -v OFS=: 'NR == FNR { keep[$1]; next } $1 in keep { $2 = "*"; print }' "$upper/etc/passwd" /etc/shadow >"$upper/etc/shadow"
-    awk -F: -v OFS=: 'NR == FNR { keep[$1]; next } $1 in keep { $2 = "*"; print }' "$upper/etc/group" /etc/gshadow >"$upper/etc/gshadow"
-    touch "$upper/etc/subuid" "$upper/etc/subgid"
-    echo "$name" >"$upper/etc/hostname"
-    printf '127.0.0.1 localhost\n%s %s\n' "$(address_of "$name")" "$name" >"$upper/etc/hosts"
-    tr -d - </proc/sys/kernel/random/uuid >"$upper/etc/machine-id"
-}
-choose_agent() { # sets AGENT to the binary, or to nothing
-    local file
-    AGENT=''
-    [ "$WITH_AGENT" = yes ] || return 0
-    for file in ${ORION_AGENT:+"$ORION_AGENT"} "$here/target/release/orion-agent" "$here/target/debug/orion-agent"; do
-        if [ -f "$file" ] && [ -x "$file" ]; then
-            AGENT=$(realpath "$file")
-            return 0
-        fi
-        [ "$file" != "${ORION_AGENT:-}" ] || die "ORION_AGENT: '$file' is no program"
-    done
-}
-
-# --- boot ----------------------------------------------------------------------------------------------
-
-boot() { # NAME; returns when its sshd listens
-    local name=$1 dir=$DIR/$1 up outer clock=() tries
-    WORKER_NAME=$name WORKER_DIR=$dir WORKER_ADDRESS=$(address_of "$name") WORKER_GATEWAY=$NET.0.1
-    WORKER_CGROUP=$(cgroup_of "$name") WORKER_SCRIPTS=$here/launch_workers
-    export WORKER_NAME WORKER_DIR WORKER_ADDRESS WORKER_GATEWAY WORKER_CGROUP WORKER_SCRIPTS AGENT JOIN_TOKEN
-    if [ -e /proc/self/ns/time ]; then # the worker's up-time begins now
-        read -r up _ </proc/uptime
-        clock=(--time --boottime "-${up%.*}")
-    fi
-    setsid nsenter --net="/run/netns/$name" \
-        unshare --mount --pid --uts --ipc "${clock[@]}" --fork --kill-child=KILL bash "$here/launch_workers/boot.sh" \
-        </dev/null >"$dir/boot.log" 2>&1 8<&- 9<&- &
-    outer=$!
-    echo "$outer" >"$dir/outer"
-    for ((tries = 0; tries < 2000; tries++)); do
-        if up=$(init_pid "$name") && [ -e "/proc/$up/root/run/orion-worker-init" ] && [ -s "/proc/$up/root/run/sshd.pid" ]; then
-            return 0
-        fi
-        alive "$outer" || break
-        sleep 0.01
-    done
-    tail -n 20 "$dir/boot.log" "$dir/sshd.log" >&2 || true
-    echo "launch_workers.sh: $name did not boot, see $dir" >&2
-    return 1
-}
-
-start_workers() { # NAME...: those that do not run yet; one after another up to the network, then side by side
-    local name starting=() boots=() failed=0
-    choose_agent
-    JOIN_TOKEN=${ORION_JOIN_TOKEN:-}
-    [ -z "${ORION_JOIN_TOKEN_FILE:-}" ] || JOIN_TOKEN=$(cat "$ORION_JOIN_TOKEN_FILE")
-    unset ORION_JOIN_TOKEN
-    for name in "$@"; do
-        [ "$WITH_AGENT" = no ] || [ -n "$AGENT" ] || [ -x "$DIR/$name/disk/upper/usr/local/bin/orion-agent" ] ||
-            [ -e "$DIR/$name/no-agent" ] || die "there is no orion-agent" "cargo build --release -p orion-agent, or --no-agent"
-    done
-    lock_links
-    bridge_up
-    for name in "$@"; do
-        init_pid "$name" >/dev/null && continue
-        kill_worker "$name" # what a crash has left
-        mkdir -p "$DIR/$name" "$(cgroup_of "$name")"
-        [ -z "${ORION_AGENT:-}" ] || rm -f "$DIR/$name/no-agent"
-        [ "$WITH_AGENT" = yes ] || touch "$DIR/$name/no-agent"
-        cable_up "$name"
-        mount_disk "$name"
-        starting+=("$name")
-    done
-    exec 9<&-
-    for name in "${starting[@]}"; do
-        (
-            [ ! -e "$DIR/$name/no-agent" ] || AGENT=''
-            boot "$name"
-        ) &
-        boots+=($!)
-    done
-    for name in "${boots[@]}"; do wait "$name" || failed=1; done
-    return "$failed"
-}
-
-# --- faults, and the end --------------------------------------------------------------------------------
-
-freeze() { # NAME yes|no; returns when every process stands still, or may go on
-    local cgroup=$CGROUPS/orion-worker-$1
-    if [ -e "$cgroup/freezer.state" ]; then
-        if [ "$2" = yes ]; then set -- FROZEN; else set -- THAWED; fi
-        echo "$1" >"$cgroup/freezer.state"
-        until grep -q "$1" "$cgroup/freezer.state"; do sleep 0.002; done
-    else
-        if [ "$2" = yes ]; then set -- 1; else set -- 0; fi
-        echo "$1" >"$cgroup/cgroup.freeze"
-        until grep -q "^frozen $1" "$cgroup/cgroup.events"; do sleep 0.002; done
-    fi
-}
-kill_worker() { # NAME: no process is left, not even frozen ones
-    local name=$1 init outer='' pids tries
-    [ ! -d "$(cgroup_of "$name")" ] || freeze "$name" no
-    ! init=$(init_pid "$name") || kill -KILL "$init" 2>/dev/null || true
-    ! read -r outer 2>/dev/null <"$DIR/$name/outer" || true
-    if [ -n "$init" ] && [ -n "$outer" ]; then # it ends by itself when PID 1 and all below are gone
-        for ((tries = 0; tries < 1000; tries++)); do
-            alive "$outer" || break
-            sleep 0.005
-        done
-    fi
-    for ((tries = 0; tries < 1000; tries++)); do
-        pids=$(processes_of "$name")
-        [ -n "$pids" ] || break
-        xargs -r kill -KILL <<<"$pids" 2>/dev/null || true
-        sleep 0.005
-    done
-    [ -z "$pids" ] || die "processes of $name do not end: $pids"
-    rm -f "$DIR/$name/pid" "$DIR/$name/outer"
-}
-remove_worker() { # NAME: its processes are gone already
-    local name=$1 cgroup disk=$DIR/$1/disk tries
-    cgroup=$(cgroup_of "$name")
-    cable_down "$name"
-    while mountpoint -q "$disk" 2>/dev/null; do umount "$disk" 2>/dev/null || umount -l "$disk"; done
-    for ((tries = 0; tries < 200; tries++)); do
-        [ -d "$cgroup" ] || break
-        find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.01
-    done
-    rm -rf --one-file-system "${DIR:?}/$name"
-}
-stop_all() {
-    local all name kills=() failed=''
-    mapfile -t all < <(names)
-    for name in "${all[@]}"; do kill_worker "$name" & kills+=($!); done
-    for name in "${kills[@]}"; do wait "$name" || failed=1; done
-    [ -z "$failed" ] || exit 1
-    lock_links
-    for name in "${all[@]}"; do remove_worker "$name"; done
-    bridge_down
-}
-resize() { # NAME full|normal: tmpfs is full when its limit is what it uses
-    local disk=$DIR/$1/disk size=$SIZE tries
-    for ((tries = 0; tries < 50; tries++)); do
-        [ "$2" = normal ] || size=$(df --block-size=1 --output=used "$disk" | tail -n 1 | tr -d ' ')
-        ! mount -o "remount,size=$size" "$disk" 2>/dev/null || return 0 # else it grew in between
-    done
-    die "the size of $disk cannot be changed to $size"
-}
-status() {
-    local name pid state
-    while read -r name; do
-        state=stopped
-        if pid=$(init_pid "$name"); then
-            state=running
-            grep -qsE 'FROZEN|^1$' "$(cgroup_of "$name")"/{freezer.state,cgroup.freeze} && state=frozen
-            ! grep -qE '^[^ ]+ / overlay ro,' "/proc/$pid/mounts" || state+=,readonly
-        fi
-        grep -qs '^up\|^unknown' "/sys/class/net/$(veth_of "$name")/operstate" || state+=,cut
-        df --block-size=1 --output=avail "$DIR/$name/disk" 2>/dev/null | grep -q '[1-9]' || state+=,full
-        printf '%-12s %-15s %s\n' "$name" "$(address_of "$name")" "$state"
-    done < <(names)
-}
-
-[ "${1:-}" != --no-agent ] || { WITH_AGENT=no && shift; }
+while :; do
+    case ${1:-} in
+        --no-agent)
+            # shellcheck disable=SC2034 # the engines use it
+            WITH_AGENT=no
+            shift
+            ;;
+        --engine)
+            [ $# -ge 2 ] || die "--engine needs a name" "--engine docker, or --engine namespace"
+            ENGINE=$2
+            shift 2
+            ;;
+        *) break ;;
+    esac
+done
 command=${1:-3}
 name=${2:-}
 case $command in
@@ -357,12 +99,16 @@ case $command in
     --sh) ;;
     --*) [ $# = 2 ] || die "$command needs the NAME of one worker" "launch_workers.sh --help" ;;
 esac
+[[ $PREFIX =~ ^[a-z]([a-z0-9-]*[a-z-])?$ ]] || die "ORION_WORKERS_PREFIX '$PREFIX' must match [a-z][a-z0-9-]* and not end in a digit"
+[[ $NET =~ ^[0-9]{1,3}\.[0-9]{1,3}$ ]] || die "ORION_WORKERS_NET '$NET' must be two bytes like 10.77"
+[[ $BRIDGE =~ ^[a-z][a-z0-9.-]{0,14}$ ]] || die "ORION_WORKERS_BRIDGE '$BRIDGE' is no interface name (15 characters at most)"
+[[ $DIR = /* ]] || die "ORION_WORKERS_DIR must be an absolute path"
+choose_engine
+# shellcheck source=/dev/null
+. "$here/launch_workers/$ENGINE.sh"
 check_host
 case $command in
-    --stop)
-        [ ! -d "$DIR" ] || lock_set
-        stop_all
-        ;;
+    --stop) stop_all ;;
     --status) status ;;
     [0-9]*)
         [[ $command =~ ^(0|[1-9][0-9]{0,2})$ ]] || die "N must be 0 (only the bridge) to 999"
@@ -375,24 +121,17 @@ case $command in
     --kill) lock_set && known "$name" && kill_worker "$name" ;;
     --freeze) known "$name" && running "$name" && freeze "$name" yes ;;
     --thaw) known "$name" && running "$name" && freeze "$name" no ;;
-    --cut) known "$name" && ip link set "$(veth_of "$name")" down ;;
-    --uncut) known "$name" && ip link set "$(veth_of "$name")" up ;;
+    --cut) known "$name" && unplug "$name" ;;
+    --uncut) known "$name" && plug "$name" ;;
     --fill-disk) known "$name" && resize "$name" full ;;
     --empty-disk) known "$name" && resize "$name" normal ;;
-    --readonly | --readwrite)
-        known "$name" && running "$name"
-        mode=rw
-        [ "$command" = --readwrite ] || mode=ro
-        nsenter --target "$(init_pid "$name")" --mount mount -o "remount,bind,$mode" / ||
-            die "$name: / cannot become $mode" "a process in it has a file open for writing"
-        ;;
+    --readonly) known "$name" && running "$name" && remount "$name" ro ;;
+    --readwrite) known "$name" && running "$name" && remount "$name" rw ;;
     --sh)
         known "$name" && running "$name"
         shift 2
         [ $# != 0 ] || set -- /bin/bash -l
-        pid=$(init_pid "$name")
-        echo $$ >"$(cgroup_of "$name")/cgroup.procs" # so that --freeze and --kill mean it too
-        exec nsenter --target "$pid" --all -- env -i HOME=/root PATH="$PATH" TERM="${TERM:-dumb}" "$@"
+        inside "$name" "$@"
         ;;
     *) die "unknown option '$command'" "launch_workers.sh --help" ;;
 esac

@@ -44,16 +44,17 @@ install_agent() {
     mkdir -p usr/local/bin etc/orion || true
     if [ -n "$AGENT" ] && ! cmp -s "$AGENT" "$bin"; then replace 755 "$bin" <"$AGENT"; fi
     if [ -n "$JOIN_TOKEN" ]; then replace 600 etc/orion/join-token <<<"$JOIN_TOKEN"; fi
+    if [ -n "${ORION_API_CA:-}" ]; then replace 644 etc/orion/api-ca.crt <"$ORION_API_CA"; fi
     if [ -n "${API_ENDPOINT:-}" ] || [ ! -e etc/orion/agent.env ]; then
         agent_settings | replace 600 etc/orion/agent.env
     fi
 }
 agent_settings() {
-    local setting ORION_INSECURE_HTTP='' MY_HOST_IP=$WORKER_ADDRESS
+    local setting ORION_INSECURE_HTTP='' MY_HOST_IP=$WORKER_ADDRESS ORION_API_CA=${ORION_API_CA:+/etc/orion/api-ca.crt}
     : "${API_ENDPOINT:=http://$WORKER_GATEWAY:8080}" "${MY_HOST_PORT:=22}"
     [[ $API_ENDPOINT != http://* ]] || ORION_INSECURE_HTTP=1
-    export ORION_INSECURE_HTTP MY_HOST_IP
-    for setting in API_ENDPOINT MY_HOST_IP MY_HOST_PORT ORION_INSECURE_HTTP ORION_WORKER_TAGS \
+    export ORION_INSECURE_HTTP MY_HOST_IP ORION_API_CA
+    for setting in API_ENDPOINT MY_HOST_IP MY_HOST_PORT ORION_INSECURE_HTTP ORION_API_CA ORION_WORKER_TAGS \
         ORION_REFUSED_RETRY_S RUST_LOG; do
         [ -z "${!setting:-}" ] || printf 'export %s=%q\n' "$setting" "${!setting}"
     done

@@ -26,6 +26,15 @@ pub struct Rental {
     pub user: String,
 }
 
+/// A page of the list of nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct NodesPage {
+    /// Its length.
+    pub bytes: usize,
+    /// Where the next one begins, after a full one.
+    pub next: Option<i64>,
+}
+
 /// Where a lease is at this moment.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -77,6 +86,40 @@ impl Api {
     /// Whether the API answers and its database does.
     pub async fn is_healthy(&self) -> bool {
         self.send(Method::GET, "/api/health", None).await.is_ok()
+    }
+
+    /// Whether the API answers, whatever its database does.
+    pub async fn is_live(&self) -> bool {
+        self.send(Method::GET, "/api/live", None).await.is_ok()
+    }
+
+    /// The whole address of a path.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// The access token; empty without a login.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// A page of all nodes, as it comes over the wire: its JSON is not read.
+    ///
+    /// # Errors
+    /// When the API does not answer.
+    pub async fn nodes_page(&self, after: i64, limit: u32) -> Result<NodesPage, Broken> {
+        let url = self.url(&format!("/api/nodes?limit={limit}&cursor={after}"));
+        let response = self.http.get(url).bearer_auth(&self.token).send().await.context("GET /api/nodes")?;
+        if !response.status().is_success() {
+            return Err(Broken::new(format!("GET /api/nodes: {}", response.status())));
+        }
+        let link = response.headers().get(reqwest::header::LINK).and_then(|link| link.to_str().ok());
+        let next = link.and_then(|link| {
+            let cursor = link.split("cursor=").nth(1)?;
+            cursor.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+        });
+        let body = response.bytes().await.context("GET /api/nodes")?;
+        Ok(NodesPage { bytes: body.len(), next })
     }
 
     /// A join token for workers. Only for an admin.

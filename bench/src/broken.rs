@@ -22,7 +22,7 @@ impl Broken {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    /// The end of the log of `orion up`.
+    /// The end of the log of what is measured.
     #[must_use]
     pub fn with_log(self, log: &str) -> Self {
         Self { log: Some(log.to_owned()), ..self }
@@ -36,7 +36,7 @@ impl fmt::Display for Broken {
             write!(f, "\nhint: {hint}")?;
         }
         if let Some(log) = &self.log {
-            write!(f, "\nthe last lines of orion up:\n{log}")?;
+            write!(f, "\nthe last lines of its log:\n{log}")?;
         }
         Ok(())
     }

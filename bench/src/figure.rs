@@ -10,8 +10,14 @@ pub enum Goal {
     RatioAtMost(f64),
     /// The floor's median is at least so many times the figure's.
     TimesFasterAtLeast(f64),
+    /// The median is at least so many times the floor's median.
+    RatioAtLeast(f64),
     /// The median is below this, in the figure's unit.
     Below(f64),
+    /// The median is at most this, in the figure's unit.
+    AtMost(f64),
+    /// None: only shown.
+    Shown,
 }
 
 /// Some values of one kind.
@@ -64,7 +70,7 @@ impl Samples {
 pub struct Figure {
     /// Its name, with the unit last where it has one.
     pub name: &'static str,
-    /// `ms`, `s` or `MiB`.
+    /// `ms`, `s`, `/s`, `cores` or `MiB`.
     pub unit: &'static str,
     /// What was measured.
     pub samples: Samples,
@@ -87,7 +93,9 @@ impl Figure {
         let floor = self.floor.as_ref()?.median();
         Some(match self.goal {
             Goal::TimesFasterAtLeast(_) => floor / self.value(),
-            Goal::RatioAtMost(_) | Goal::Below(_) => self.value() / floor,
+            Goal::RatioAtMost(_) | Goal::RatioAtLeast(_) | Goal::Below(_) | Goal::AtMost(_) | Goal::Shown => {
+                self.value() / floor
+            }
         })
     }
 
@@ -98,8 +106,12 @@ impl Figure {
         }
         match self.goal {
             Goal::RatioAtMost(limit) => self.ratio().is_some_and(|ratio| ratio <= limit),
-            Goal::TimesFasterAtLeast(limit) => self.ratio().is_some_and(|ratio| ratio >= limit),
+            Goal::TimesFasterAtLeast(limit) | Goal::RatioAtLeast(limit) => {
+                self.ratio().is_some_and(|ratio| ratio >= limit)
+            }
             Goal::Below(limit) => self.value() < limit,
+            Goal::AtMost(limit) => self.value() <= limit,
+            Goal::Shown => true,
         }
     }
 
@@ -107,8 +119,10 @@ impl Figure {
     pub fn goal_text(&self) -> String {
         match self.goal {
             Goal::RatioAtMost(limit) => format!("ratio <= {limit}"),
-            Goal::TimesFasterAtLeast(limit) => format!("ratio >= {limit}"),
+            Goal::TimesFasterAtLeast(limit) | Goal::RatioAtLeast(limit) => format!("ratio >= {limit}"),
             Goal::Below(limit) => format!("< {limit} {}", self.unit),
+            Goal::AtMost(limit) => format!("<= {limit} {}", self.unit),
+            Goal::Shown => "shown".to_owned(),
         }
     }
 
@@ -140,7 +154,7 @@ pub fn table(figures: &[Figure]) -> String {
     let heading = ["figure", "median", "p90", "n", "floor", "floor p90", "ratio", "goal", "met"];
     let mut rows = vec![heading.map(str::to_owned)];
     for figure in figures {
-        let digits = if figure.unit == "s" { 3 } else { 1 };
+        let digits = if matches!(figure.unit, "s" | "cores") { 3 } else { 1 };
         let with_unit = |value: f64| format!("{value:.digits$} {}", figure.unit);
         let of_floor = |of: fn(&Samples) -> f64| figure.floor.as_ref().map(of).map(with_unit);
         rows.push([
@@ -207,6 +221,20 @@ mod tests {
         let fast = figure(&[10.0], Some(&[150.0]), Goal::TimesFasterAtLeast(15.0));
         assert_eq!((fast.ratio(), fast.met()), (Some(15.0), true));
         assert!(!figure(&[10.1], Some(&[150.0]), Goal::TimesFasterAtLeast(15.0)).met());
+    }
+
+    #[test]
+    fn a_ratio_that_has_to_be_large_is_the_figure_over_the_floor() {
+        let most = figure(&[90.0], Some(&[100.0]), Goal::RatioAtLeast(0.9));
+        assert_eq!((most.ratio(), most.met()), (Some(0.9), true));
+        assert!(!figure(&[89.0], Some(&[100.0]), Goal::RatioAtLeast(0.9)).met());
+    }
+
+    #[test]
+    fn a_limit_that_is_reached_exactly_is_kept_and_a_figure_without_a_goal_has_no_limit() {
+        assert!(figure(&[0.25], None, Goal::AtMost(0.25)).met());
+        assert!(!figure(&[0.26], None, Goal::AtMost(0.25)).met());
+        assert!(figure(&[9e9], Some(&[1.0]), Goal::Shown).met());
     }
 
     #[test]

@@ -127,6 +127,8 @@ impl Floor {
                 ("user", account.user.as_str()),
                 ("uid", &account.uid.to_string()),
                 ("lease", &account.uid.to_string()),
+                ("lease_ulid", "01K0000000000000000000000A"),
+                ("is_new", "no"),
                 ("password_hash", &account.password_hash),
                 ("public_key", &account.public_key),
                 ("deadline_s", "3660"),

@@ -1,8 +1,9 @@
 //! `orion-bench`: Orion's figures beside their floors, measured in one run on this machine.
 //!
 //! Lives here: the command line, the order of the measurements, the exit status. Does not live here: what is
-//! measured (`measure/`), what it is compared with (`floor.rs`, `ansible.rs`), and the system under
-//! measurement (`site.rs`): a real `orion up` with real workers, torn down however the run ends.
+//! measured (`measure/`), what it is compared with (`floor.rs`, `ansible.rs`, `bare/`), and what is measured on:
+//! a real `orion up` with real workers (`site.rs`), or the services on a MariaDB of their own (`ground.rs`) with a
+//! simulated fleet (`fake_fleet/`). All is torn down however the run ends.
 //!
 //! The samples of a figure and of its floor alternate, so that the noise of a shared machine hits both.
 //! The table goes to standard output, progress to standard error. Exit status: 0 when everything was
@@ -10,11 +11,15 @@
 
 mod ansible;
 mod api;
+mod bare;
 mod broken;
+mod fake_fleet;
 mod figure;
 mod floor;
+mod ground;
 mod measure;
 mod plan;
+mod process;
 mod progress;
 mod site;
 
@@ -22,8 +27,8 @@ use broken::{Broken, Context as _};
 use clap::Parser as _;
 use figure::Figure;
 use floor::Floor;
-use measure::{eight, memory, moved, single};
-use plan::{Options, Plan};
+use measure::{claims, clients, eight, fleet, memory, moved, pages, single};
+use plan::{Options, Part, Plan};
 use site::Site;
 use std::{path::Path, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,6 +37,11 @@ fn main() -> ExitCode {
     let options = Options::parse();
     // It only fails where one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    // What is started here inherits it.
+    orion_service::process::raise_open_files();
+    if let Some(part) = &options.part {
+        return play(part);
+    }
     // One thread: children get a signal when the thread that started them ends, so it must be the main one.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -53,6 +63,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs as one of the processes beside the measurement.
+fn play(part: &Part) -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Broken::new(format!("cannot start the runtime: {error}"))),
+    };
+    let played = match part {
+        Part::FakeFleet(options) => runtime.block_on(fake_fleet::process::play(options)),
+        Part::BareApi(options) => runtime.block_on(bare::api::serve(options)),
+    };
+    played.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+}
+
 fn fail(error: &Broken) -> ExitCode {
     eprintln!("orion-bench: {error}");
     ExitCode::FAILURE
@@ -72,13 +95,26 @@ async fn run_until_signal(options: &Options) -> Result<Vec<Figure>, Broken> {
 async fn run(options: &Options) -> Result<Vec<Figure>, Broken> {
     let plan = Plan::of(options);
     let mut figures = Vec::new();
-    if plan.any(&["orion_up_rss_mib", "orion_agent_rss_mib"]) || plan.needs_fleet() {
+    if plan.needs_site() {
         let mut site = Site::start(options, plan::IDLE_WORKERS).await?;
         let measured = measure_all(&plan, &mut site, &mut figures).await;
         if let Err(error) = measured {
             return Err(error.with_log(&site.log_tail()));
         }
     }
+    if plan.any(&["store_claim_per_s"]) {
+        figures.push(claims::measure(&plan).await?);
+    }
+    if plan.any(&["nodes_page_ms"]) {
+        figures.push(pages::measure(&plan, options).await?);
+    }
+    if plan.any(&plan::FLEET) {
+        figures.extend(fleet::measure(&plan, options).await?);
+    }
+    if plan.any(&plan::CLIENTS) {
+        figures.extend(clients::measure(&plan, options).await?);
+    }
+    figures.retain(|figure| plan.any(&[figure.name]));
     if let Some(path) = &options.json {
         write_json(path, &figures)?;
     }
@@ -89,7 +125,7 @@ async fn measure_all(plan: &Plan, site: &mut Site, figures: &mut Vec<Figure>) ->
     if plan.any(&["orion_up_rss_mib", "orion_agent_rss_mib"]) {
         figures.extend(memory::measure(plan, site).await?);
     }
-    if plan.needs_fleet() {
+    if plan.needs_all_workers() {
         site.grow_to(plan::WORKERS).await?;
     }
     if plan.any(&["rent_warm_ms", "rent_vs_ansible", "release_ms", "rent_8_ms"]) {
@@ -106,7 +142,6 @@ async fn measure_all(plan: &Plan, site: &mut Site, figures: &mut Vec<Figure>) ->
             figures.push(moved::measure(plan, site, fault).await?);
         }
     }
-    figures.retain(|figure| plan.any(&[figure.name]));
     Ok(())
 }
 

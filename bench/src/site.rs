@@ -126,13 +126,18 @@ impl Site {
     }
 }
 
-fn log_tail(log: &Path) -> String {
+/// The last lines of a log.
+pub fn log_tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
-fn program(bin_dir: &Path, name: &str) -> Result<PathBuf, Broken> {
+/// A program that was built.
+///
+/// # Errors
+/// When it was not.
+pub fn program(bin_dir: &Path, name: &str) -> Result<PathBuf, Broken> {
     let path = bin_dir.join(name);
     path.canonicalize()
         .context(&path.display().to_string())

@@ -45,6 +45,12 @@ pub struct Config {
     pub body_bytes_max: usize,
     /// Longest a request may take (but for event streams and links), in milliseconds.
     pub request_timeout_ms: u64,
+    /// How long a client may take to send the head of a request, also the next one on an open connection. What
+    /// idles longer is closed: otherwise clients that never ask would use up the connections.
+    pub head_timeout: Duration,
+    /// How long a client may leave unread what was sent to it; then its connection is closed, and what waits for
+    /// it is dropped.
+    pub unread_timeout: Duration,
     /// Most agents' links and event streams at once, each.
     pub streams_max: usize,
 }
@@ -62,6 +68,8 @@ impl Config {
             cors_origins: Vec::new(),
             body_bytes_max: 64 * 1024,
             request_timeout_ms: 90_000,
+            head_timeout: Duration::from_secs(75),
+            unread_timeout: Duration::from_secs(30),
             streams_max: 20_000,
         }
     }

@@ -141,6 +141,11 @@ impl ApiError {
     /// 500: our fault. `what` goes to the log.
     pub fn internal(what: impl std::fmt::Display) -> Self {
         tracing::error!(error = %what, "a request failed inside");
+        Self::our_fault()
+    }
+
+    /// The same, for the document: nothing is logged.
+    pub(crate) fn our_fault() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
@@ -161,6 +166,26 @@ impl ApiError {
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.0.extra.insert(key.into(), value.into());
         self
+    }
+
+    /// The body of the reply, as `application/problem+json`.
+    pub fn body(&self) -> Value {
+        let problem = &self.0;
+        let mut body = json!({
+            "type": format!("urn:orion:problem:{}", problem.kind),
+            "title": problem.title,
+            "status": problem.status.as_u16(),
+            "detail": problem.detail,
+            "error": problem.detail,
+            "kind": problem.kind,
+        });
+        if let Value::Object(map) = &mut body {
+            if let Some(hint) = &problem.hint {
+                map.insert("hint".into(), hint.as_str().into());
+            }
+            map.extend(problem.extra.clone());
+        }
+        body
     }
 
     /// The HTTP status.
@@ -194,21 +219,8 @@ impl From<Refused> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let body = self.body();
         let problem = *self.0;
-        let mut body = json!({
-            "type": format!("urn:orion:problem:{}", problem.kind),
-            "title": problem.title,
-            "status": problem.status.as_u16(),
-            "detail": problem.detail,
-            "error": problem.detail,
-            "kind": problem.kind,
-        });
-        if let Value::Object(map) = &mut body {
-            if let Some(hint) = problem.hint {
-                map.insert("hint".into(), hint.into());
-            }
-            map.extend(problem.extra);
-        }
         let mut response = (problem.status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -12,6 +12,7 @@ pub mod config;
 pub mod crypto;
 pub mod error;
 pub mod limit;
+pub mod openapi;
 pub mod router;
 pub mod routes;
 pub mod serve;

@@ -3,7 +3,7 @@
 use crate::{
     App,
     error::ApiError,
-    routes::{accounts, admin, events, health, metrics, nodes, rentals, workers},
+    routes::{accounts, admin, docs, drain, events, health, metrics, nodes, rentals, webhooks, workers},
 };
 use axum::{
     Router,
@@ -21,6 +21,9 @@ use tower_http::{
     trace::{DefaultOnFailure, TraceLayer},
 };
 use tracing::Level;
+
+/// The header with a request's id.
+const REQUEST_ID: &str = "x-request-id";
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +71,9 @@ pub fn routes() -> Vec<Route> {
         get_route("/api/live", Anyone, get(health::live)),
         get_route("/api/health", Anyone, get(health::health)),
         get_route("/metrics", Anyone, get(metrics::metrics)),
+        get_route("/api/openapi.json", Anyone, get(docs::openapi)),
+        get_route("/docs", Anyone, get(docs::page)),
+        get_route("/docs/{file}", Anyone, get(docs::asset)),
         post_route("/auth/signup", Anyone, post(accounts::sign_up)),
         post_route("/api/signup", Anyone, post(accounts::sign_up)),
         post_route("/auth/login", Anyone, post(accounts::log_in)),
@@ -87,6 +93,14 @@ pub fn routes() -> Vec<Route> {
         post_route("/api/tokens", Admin, post(admin::create_token)),
         post_route("/api/admin/nodes/{id}/accept-key", Admin, post(admin::accept_key)),
         post_route("/api/admin/nodes/{id}/quarantine/lift", Admin, post(admin::lift_quarantine)),
+        get_route("/api/admin/brake", Admin, get(admin::show_brake)),
+        post_route("/api/admin/brake/lift", Admin, post(admin::lift_brake)),
+        post_route("/api/admin/nodes/{id}/drain", Admin, post(drain::drain)),
+        post_route("/api/admin/nodes/{id}/undrain", Admin, post(drain::undrain)),
+        get_route("/api/admin/webhooks", Admin, get(webhooks::list)),
+        post_route("/api/admin/webhooks", Admin, post(webhooks::create)),
+        post_route("/api/admin/webhooks/{id}/delete", Admin, post(webhooks::delete)),
+        post_route("/api/admin/webhooks/{id}/test", Admin, post(webhooks::test)),
         post_route("/api/reset", Admin, post(admin::reset)),
     ]
 }
@@ -105,7 +119,7 @@ pub fn router(app: App) -> Router {
         };
         router = router.route(route.path, handler);
     }
-    let request_id = HeaderName::from_static("x-request-id");
+    let request_id = HeaderName::from_static(REQUEST_ID);
     let mut router = router
         .fallback(|| async { ApiError::not_found("there is no such route") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
@@ -118,7 +132,8 @@ pub fn router(app: App) -> Router {
                 .make_span_with(span)
                 .on_failure(DefaultOnFailure::new().level(Level::DEBUG)),
         )
-        .layer(SetRequestIdLayer::new(request_id, MakeRequestUuid));
+        .layer(SetRequestIdLayer::new(request_id, MakeRequestUuid))
+        .layer(middleware::map_request(drop_odd_request_id));
     if !app.config.cors_origins.is_empty() {
         let origins: Vec<HeaderValue> =
             app.config.cors_origins.iter().filter_map(|origin| origin.parse().ok()).collect();
@@ -131,10 +146,27 @@ pub fn router(app: App) -> Router {
     router.with_state(app)
 }
 
+/// Longest request id that is taken over from a client or a proxy.
+const REQUEST_ID_MAX: usize = 64;
+
+/// A request id that comes from outside goes into the logs: only one that looks like an id is taken over.
+async fn drop_odd_request_id(mut request: Request) -> Request {
+    let sane = |value: &HeaderValue| {
+        let bytes = value.as_bytes();
+        let is_ours = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+        (1..=REQUEST_ID_MAX).contains(&bytes.len()) && bytes.iter().all(is_ours)
+    };
+    let mut given = request.headers().get_all(REQUEST_ID).iter();
+    if !(given.next().is_none_or(sane) && given.next().is_none()) {
+        request.headers_mut().remove(REQUEST_ID);
+    }
+    request
+}
+
 /// A request's span: no query string and no headers, which may hold secrets.
 fn span(request: &Request) -> tracing::Span {
-    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
-    tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
+    let request_id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+    tracing::info_span!("request", method = %request.method(), path = request.uri().path(), request_id)
 }
 
 async fn within(limit: Duration, request: Request, next: Next) -> Response {

@@ -1,31 +1,86 @@
-//! From a bound socket to a stopped service.
+//! From a bound socket to a stopped service: connections, how long each may idle, and the soft stop.
 
 use crate::{App, router::router};
-use std::{net::SocketAddr, time::Duration};
-use tokio::net::TcpListener;
+use axum::{Router, body::Body, extract::ConnectInfo};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{io::ErrorKind, net::SocketAddr, pin::pin, time::Duration};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_io_timeout::TimeoutWriter;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
 
 /// How long open requests may take after a stop was asked for.
 const SOFT_STOP: Duration = Duration::from_secs(10);
+/// Pause after the system had no room for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves the API on `listener` until the app's shutdown is asked for, then lets open requests finish.
 ///
 /// # Errors
-/// When the listener fails.
+/// None today: what the listener refuses is logged and tried again.
 pub async fn serve(app: App, listener: TcpListener) -> std::io::Result<()> {
     app.tasks.spawn(app.clone().tend_links());
-    let service = router(app.clone()).into_make_service_with_connect_info::<SocketAddr>();
-    let stop = app.shutdown.clone();
-    let server = axum::serve(listener, service).with_graceful_shutdown(async move { stop.cancelled().await });
-    let stopped = tokio::select! {
-        stopped = server.into_future() => stopped,
-        () = async { app.shutdown.cancelled().await; tokio::time::sleep(SOFT_STOP).await } => {
-            tracing::warn!("some requests were still open after {} s", SOFT_STOP.as_secs());
-            Ok(())
-        }
-    };
+    let router = router(app.clone());
+    let connections = TaskTracker::new();
+    loop {
+        let (stream, peer) = tokio::select! {
+            () = app.shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    if !is_of_one_connection(error.kind()) {
+                        tracing::warn!(%error, "no connection can be accepted now; it is tried again");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                    continue;
+                }
+            },
+        };
+        connections.spawn(serve_connection(app.clone(), stream, peer, router.clone()));
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(SOFT_STOP, connections.wait()).await.is_err() {
+        tracing::warn!("some requests were still open after {} s", SOFT_STOP.as_secs());
+    }
     app.tasks.close();
     if tokio::time::timeout(SOFT_STOP, app.tasks.wait()).await.is_err() {
         tracing::warn!("some work was still going on; the next process finishes it");
     }
-    stopped
+    Ok(())
+}
+
+/// The client was gone before its turn came.
+fn is_of_one_connection(kind: ErrorKind) -> bool {
+    [ErrorKind::ConnectionAborted, ErrorKind::ConnectionReset, ErrorKind::ConnectionRefused].contains(&kind)
+}
+
+async fn serve_connection(app: App, stream: TcpStream, peer: SocketAddr, router: Router) {
+    // Small replies must not wait for the client's delayed ACK; a socket that refuses this is still a socket.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.clone().oneshot(request)
+    });
+    let mut stream = TimeoutWriter::new(stream);
+    stream.set_timeout(Some(app.config.unread_timeout));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(app.config.head_timeout)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = app.shutdown.cancelled() => {
+            // The request that is under way is answered, and no other begun.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "a connection ended");
+    }
 }

@@ -1,7 +1,10 @@
 //! When the scheduler looks, and how much it does at once.
 
 use orion_domain::{brake::BrakePolicy, health::HealthPolicy};
-use orion_service::settings::{SettingsError, Sources};
+use orion_service::{
+    sealed::MasterKey,
+    settings::{SettingsError, Sources},
+};
 use std::time::Duration;
 
 /// Shortest pause between two looks at a healthy node.
@@ -36,6 +39,23 @@ pub struct SchedulerConfig {
     pub side_by_side_max: usize,
     /// A clock further off the database's than this takes no claims.
     pub clock_skew_max: Duration,
+    /// Pause between this scheduler's own beats in the database, where others may share it.
+    pub beat_every: Duration,
+    /// Another scheduler whose beat has not changed for so long is gone: its nodes are taken over. With
+    /// `beat_every` on either side this stays well under three of `keepalive_every`.
+    pub gone_after: Duration,
+    /// A scheduler whose own beat is older than this gives no verdicts; less than `gone_after`.
+    pub own_late_after: Duration,
+    /// What lies with another scheduler's node for longer than this is worked on all the same.
+    pub others_work_after: Duration,
+    /// Pause between two looks whether another scheduler asks for a second look; only while there are others.
+    pub second_look_every: Duration,
+    /// Longest wait for another scheduler's second look; then the next one is asked.
+    pub second_look_within: Duration,
+    /// Longest try to send an event to a webhook, from the dial to the reply's head.
+    pub webhook_timeout: Duration,
+    /// Opens the webhooks' signing secrets; without it no event is sent to a webhook.
+    pub master_key: Option<MasterKey>,
     /// How long work may take after a stop was asked for.
     pub soft_stop: Duration,
 }
@@ -77,6 +97,14 @@ impl Default for SchedulerConfig {
             look_every: Duration::from_secs(1),
             side_by_side_max: 64,
             clock_skew_max: Duration::from_secs(2),
+            beat_every: Duration::from_secs(1),
+            gone_after: Duration::from_secs(4),
+            own_late_after: Duration::from_secs(3),
+            others_work_after: Duration::from_secs(3),
+            second_look_every: Duration::from_millis(250),
+            second_look_within: Duration::from_secs(5),
+            webhook_timeout: Duration::from_secs(10),
+            master_key: None,
             soft_stop: Duration::from_secs(10),
         }
     }

@@ -1,24 +1,28 @@
-//! What one scheduler knows of all its nodes together: the brake, the hold after a start, live replicas.
+//! What one scheduler knows of all nodes together: its own by sight, the others' from the database; the brake,
+//! the hold after a start and after a take-over, live replicas.
 
+use crate::members::{Beat, Limits, Members};
 use orion_domain::{
     NodeId, Timestamp,
     brake::{Brake, BrakeChange, BrakePolicy, FleetView},
     health::LinkPath,
     node::{Health, LinkState, Node},
+    share::Share,
 };
 use orion_fleet::REPLICA_STALE_AFTER;
-use orion_store::Replica;
+use orion_store::{NodeGlance, Replica};
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 /// One node, as its watcher sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Sight {
-    /// Whether it has been looked at since this scheduler started.
+    /// Whether it has been looked at since this scheduler looks after it.
     pub looked: bool,
-    /// Since when its SSH fails, if it does; none for a node that was dead before this scheduler started.
+    /// Since when its SSH fails, if it does; none for a node that was dead before this scheduler looked after it.
     pub silent_since: Option<Timestamp>,
     /// Its health as the database has it.
     pub health: Health,
@@ -33,10 +37,45 @@ impl Sight {
     }
 }
 
-#[derive(Default)]
+/// A node that this scheduler looks after.
+struct Own {
+    /// When it was taken over from another scheduler, if it was.
+    taken_over: Option<Timestamp>,
+    /// None for one that is only just being set up: it says nothing about those that were there.
+    sight: Option<Sight>,
+}
+
+/// A node that another scheduler looks after, as the database has it.
+struct Other {
+    health: Health,
+    /// Since when it does not answer, if it does not: when it first was `Suspect`, or `Dead` where it was not seen
+    /// to be `Suspect` before.
+    silent_since: Option<Timestamp>,
+    /// As [`Sight::both_paths`].
+    both_paths: bool,
+}
+
+impl Other {
+    /// A node that is so `since`, of which `before` was known.
+    fn new(health: Health, since: Timestamp, both_paths: bool, before: Option<Timestamp>) -> Self {
+        let silent_since = match health {
+            Health::Suspect | Health::Dead => before.or(Some(since)),
+            // Its silence may have led to this; or its sshd answers and does not let us in.
+            Health::Unreachable => before,
+            Health::Alive | Health::Unknown => None,
+        };
+        Self { health, silent_since, both_paths }
+    }
+}
+
 struct Inner {
-    sights: HashMap<NodeId, Sight>,
+    members: Members,
+    /// Goes up when what was seen before says nothing any more.
+    absences: u64,
+    own: HashMap<NodeId, Own>,
+    others: HashMap<NodeId, Other>,
     brake: Brake,
+    brake_read: bool,
     replicas: HashMap<String, Timestamp>,
     replicas_read: bool,
     nodes_read: bool,
@@ -44,57 +83,181 @@ struct Inner {
 
 /// Shared by all tasks of a scheduler; held for moments only, never across a wait.
 pub struct Fleetwide {
+    name: String,
     started: Timestamp,
     inner: Mutex<Inner>,
 }
 
 impl Fleetwide {
-    /// Nothing known yet.
-    pub fn new(started: Timestamp) -> Self {
-        Self { started, inner: Mutex::default() }
+    /// Nothing known yet; `name` is this scheduler's.
+    pub fn new(name: &str, limits: Limits, started: Timestamp) -> Self {
+        let inner = Inner {
+            members: Members::new(name, limits),
+            absences: 0,
+            own: HashMap::new(),
+            others: HashMap::new(),
+            brake: Brake::default(),
+            brake_read: false,
+            replicas: HashMap::new(),
+            replicas_read: false,
+            nodes_read: false,
+        };
+        Self { name: name.to_owned(), started, inner: Mutex::new(inner) }
     }
 
     fn locked(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A watcher tells what it sees.
-    pub fn see(&self, node: NodeId, sight: Sight) {
-        self.locked().sights.insert(node, sight);
+    /// This scheduler's name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// All nodes have been read once, and each has a watcher.
+    /// This scheduler's beat was written (its writing began at `began`), and these processes beat, too.
+    pub fn beat(&self, replicas: Vec<Replica>, began: (Instant, Timestamp)) -> Beat {
+        let mut inner = self.locked();
+        let beat = inner.members.beat(&replicas, began, Instant::now());
+        if beat == Beat::Back {
+            inner.absences += 1;
+            for own in inner.own.values_mut() {
+                own.taken_over = Some(began.1);
+                own.sight = own.sight.map(|sight| Sight::unseen(sight.health));
+            }
+        }
+        // Those that serve the API hold links.
+        let of_api = replicas.into_iter().filter(|replica| replica.kind == "api");
+        inner.replicas = of_api.map(|replica| (replica.name, replica.beat_at)).collect();
+        inner.replicas_read = true;
+        beat
+    }
+
+    /// Who looks after what; none until the beats were read for the first time.
+    pub fn share(&self) -> Option<Share> {
+        self.locked().members.share().cloned()
+    }
+
+    /// Whether this scheduler looks after the node.
+    pub fn is_mine(&self, node: NodeId) -> bool {
+        self.locked().members.share().is_some_and(|share| share.is_mine(node))
+    }
+
+    /// How often this scheduler was away so long that others may have taken its nodes.
+    pub fn absences(&self) -> u64 {
+        self.locked().absences
+    }
+
+    /// Whether a verdict may be written that rests on what was seen since `absences`: not by a scheduler that was
+    /// away since, or that the others may take for gone now.
+    pub fn may_judge(&self, absences: u64, now: Timestamp) -> bool {
+        let inner = self.locked();
+        inner.absences == absences && inner.members.is_current(Instant::now(), now)
+    }
+
+    /// This scheduler looks after the node from now on.
+    pub fn watch(&self, node: &Node, now: Timestamp) {
+        let mut inner = self.locked();
+        let taken_over = inner.others.remove(&node.id).map(|_| now);
+        let sight = node.should_answer().then(|| Sight::unseen(node.health));
+        inner.own.insert(node.id, Own { taken_over, sight });
+    }
+
+    /// A watcher tells what it sees. What one says that was stopped meanwhile is dropped.
+    pub fn see(&self, node: NodeId, sight: Sight) {
+        if let Some(own) = self.locked().own.get_mut(&node) {
+            own.sight = Some(sight);
+        }
+    }
+
+    /// What the database says of a node that another scheduler looks after.
+    pub fn hear_of(&self, node: &Node) {
+        let mut inner = self.locked();
+        let own = inner.own.remove(&node.id).and_then(|own| own.sight);
+        let other = inner.others.remove(&node.id);
+        if node.should_answer() {
+            let before = other.and_then(|other| other.silent_since).or(own.and_then(|own| own.silent_since));
+            let both_paths = node.health == Health::Alive && node.link != LinkState::Lost;
+            inner.others.insert(node.id, Other::new(node.health, node.health_since, both_paths, before));
+        }
+    }
+
+    /// The others' nodes that went silent just now.
+    pub fn hear_of_silence(&self, glances: &[NodeGlance]) {
+        let mut inner = self.locked();
+        for glance in glances {
+            if let Some(other) = inner.others.get_mut(&glance.id) {
+                *other = Other::new(glance.health, glance.health_since, false, other.silent_since);
+            }
+        }
+    }
+
+    /// Nodes that are no longer there.
+    pub fn keep(&self, there: impl Fn(NodeId) -> bool) {
+        let mut inner = self.locked();
+        inner.own.retain(|id, _| there(*id));
+        inner.others.retain(|id, _| there(*id));
+    }
+
+    /// All nodes have been read once, and each of this scheduler's has a watcher.
     pub fn all_read(&self) {
         self.locked().nodes_read = true;
     }
 
-    /// A node is no longer watched.
-    pub fn forget(&self, node: NodeId) {
-        self.locked().sights.remove(&node);
-    }
-
-    /// Takes over a brake that an earlier process left on.
-    pub fn restore_brake(&self, engaged: Option<(Timestamp, String)>) {
-        self.locked().brake = Brake::restore(engaged);
-    }
-
-    /// Looks at all nodes and says whether the brake changed.
-    pub fn look(&self, policy: &BrakePolicy, now: Timestamp) -> Option<BrakeChange> {
+    /// The brake as the database has it. Whether that is news.
+    pub fn set_brake(&self, brake: Brake) -> bool {
         let mut inner = self.locked();
-        let mut view = FleetView { complete: inner.nodes_read, ..FleetView::default() };
+        let is_news = !inner.brake_read || inner.brake != brake;
+        inner.brake = brake;
+        inner.brake_read = true;
+        is_news
+    }
+
+    /// The brake as this scheduler knows it.
+    pub fn brake(&self) -> Brake {
+        self.locked().brake.clone()
+    }
+
+    /// Looks at all nodes and says what is to be done about the brake.
+    pub fn look(&self, policy: &BrakePolicy, now: Timestamp) -> Option<BrakeChange> {
+        let inner = self.locked();
+        let puller = inner.brake.engaged.as_ref().map(|engaged| engaged.by.as_str());
+        let lives = |name: &str| {
+            inner.members.share().is_none_or(|share| share.others().iter().any(|other| other == name))
+        };
+        let mut view = FleetView {
+            complete: inner.nodes_read,
+            may_lift: puller.is_none_or(|by| by == self.name || !lives(by)),
+            ..FleetView::default()
+        };
         let (mut answer, mut answer_both) = (0, 0);
-        for sight in inner.sights.values() {
+        for sight in inner.own.values().filter_map(|own| own.sight.as_ref()) {
             view.complete &= sight.looked;
-            let recently = sight.silent_since.is_some_and(|since| now.since(since) <= policy.window);
+            let recently = sight.silent_since.is_some_and(|since| inner.brake.counts(since, policy, now));
             if sight.health == Health::Dead && !recently {
                 continue;
             }
             view.fleet += 1;
+            view.own += 1;
             view.went_silent += usize::from(recently);
+            view.own_went_silent += usize::from(recently);
             if sight.silent_since.is_none() {
                 answer += 1;
                 answer_both += usize::from(sight.both_paths);
             } else if sight.health != Health::Dead {
+                view.silent_now += 1;
+            }
+        }
+        for other in inner.others.values() {
+            let recently = other.silent_since.is_some_and(|since| inner.brake.counts(since, policy, now));
+            if other.health == Health::Dead && !recently {
+                continue;
+            }
+            view.fleet += 1;
+            view.went_silent += usize::from(recently);
+            if other.health == Health::Alive {
+                answer += 1;
+                answer_both += usize::from(other.both_paths);
+            } else if other.silent_since.is_some() && other.health != Health::Dead {
                 view.silent_now += 1;
             }
         }
@@ -103,28 +266,48 @@ impl Fleetwide {
         inner.brake.look(&view, policy, now)
     }
 
-    /// Why nothing may be given up for dead now, if so.
-    pub fn holds_back(&self, hold_after_start: std::time::Duration, now: Timestamp) -> Option<String> {
+    /// Why `node` may not be given up for dead now, if so. `hold` is for how long nothing is after a start, and
+    /// no node that was taken over.
+    pub fn holds_back(&self, node: NodeId, hold: Duration, now: Timestamp) -> Option<String> {
         let inner = self.locked();
-        if let Some((_, reason)) = &inner.brake.engaged {
-            return Some(format!("the brake is on: {reason}"));
+        if let Some(engaged) = &inner.brake.engaged {
+            return Some(format!("the brake is on: {}", engaged.reason));
         }
-        (now.since(self.started) < hold_after_start).then(|| {
-            format!("the scheduler has just started; it looks for {} s first", hold_after_start.as_secs())
+        if !inner.brake_read {
+            return Some("the brake has not been read yet".into());
+        }
+        let seconds = hold.as_secs();
+        if now.since(self.started) < hold {
+            return Some(format!("the scheduler has just started; it looks for {seconds} s first"));
+        }
+        let taken_over = inner.own.get(&node).and_then(|own| own.taken_over);
+        taken_over.is_some_and(|at| now.since(at) < hold).then(|| {
+            format!("another scheduler looked after it until just now; this one looks for {seconds} s first")
         })
     }
 
-    /// Whether the brake is on here.
-    pub fn brake_engaged(&self) -> bool {
-        self.locked().brake.engaged.is_some()
+    /// Why this scheduler's word about another's node is worth nothing now, if so.
+    pub fn cannot_vouch(&self, hold: Duration, now: Timestamp) -> Option<&'static str> {
+        let inner = self.locked();
+        if now.since(self.started) < hold {
+            return Some("this scheduler has just started");
+        }
+        if !inner.members.is_current(Instant::now(), now) {
+            return Some("this scheduler was away");
+        }
+        let silent = |sight: Sight| sight.silent_since.is_some() || sight.health == Health::Dead;
+        let mut looked =
+            inner.own.values().filter_map(|own| own.sight).filter(|sight| sight.looked).peekable();
+        if looked.peek().is_some() && looked.all(silent) {
+            return Some("none of this scheduler's own nodes answers it");
+        }
+        None
     }
 
-    /// Which processes live; those that serve the API hold links.
-    pub fn set_replicas(&self, replicas: Vec<Replica>) {
-        let mut inner = self.locked();
-        let of_api = replicas.into_iter().filter(|replica| replica.kind == "api");
-        inner.replicas = of_api.map(|replica| (replica.name, replica.beat_at)).collect();
-        inner.replicas_read = true;
+    /// Whether the brake is on, or may be: it was not read yet.
+    pub fn brake_engaged(&self) -> bool {
+        let inner = self.locked();
+        inner.brake.engaged.is_some() || !inner.brake_read
     }
 
     /// The link of a node: what a replica wrote counts only while that replica lives.
@@ -149,76 +332,4 @@ impl Fleetwide {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    fn at(secs: i64) -> Timestamp {
-        Timestamp::from_micros(secs * 1_000_000)
-    }
-
-    fn answers() -> Sight {
-        Sight { looked: true, silent_since: None, health: Health::Alive, both_paths: true }
-    }
-
-    fn silent(since: i64, health: Health) -> Sight {
-        Sight { looked: true, silent_since: Some(at(since)), health, both_paths: false }
-    }
-
-    /// Nine nodes of which the first three are as `first` says.
-    fn nine(fleetwide: &Fleetwide, first: Sight) {
-        for number in 0..9 {
-            fleetwide.see(NodeId(number), if number < 3 { first } else { answers() });
-        }
-        fleetwide.all_read();
-    }
-
-    #[test]
-    fn nodes_that_stay_silent_keep_the_brake_for_five_minutes_and_not_for_ever() {
-        let (fleetwide, policy) = (Fleetwide::new(at(0)), BrakePolicy::default());
-        nine(&fleetwide, silent(10, Health::Suspect));
-        assert!(matches!(fleetwide.look(&policy, at(11)), Some(BrakeChange::Engaged { .. })));
-        for second in [20, 39, 41, 45, 300] {
-            assert_eq!(fleetwide.look(&policy, at(second)), None, "{second} s");
-            assert!(fleetwide.holds_back(Duration::from_secs(5), at(second)).is_some());
-        }
-        assert!(matches!(fleetwide.look(&policy, at(312)), Some(BrakeChange::Lifted { .. })));
-        assert_eq!(fleetwide.holds_back(Duration::from_secs(5), at(312)), None);
-    }
-
-    #[test]
-    fn the_brake_lets_go_when_the_silent_nodes_answer_again_however_late() {
-        let (fleetwide, policy) = (Fleetwide::new(at(0)), BrakePolicy::default());
-        nine(&fleetwide, silent(10, Health::Suspect));
-        assert!(fleetwide.look(&policy, at(11)).is_some());
-        nine(&fleetwide, answers());
-        assert!(matches!(fleetwide.look(&policy, at(60)), Some(BrakeChange::Lifted { .. })));
-    }
-
-    #[test]
-    fn a_brake_that_was_on_before_a_restart_stays_until_every_node_was_looked_at() {
-        let (fleetwide, policy) = (Fleetwide::new(at(400)), BrakePolicy::default());
-        fleetwide.restore_brake(Some((at(0), "many went silent".into())));
-        assert_eq!(fleetwide.look(&policy, at(400)), None, "no node has been read yet");
-        nine(&fleetwide, Sight::unseen(Health::Suspect));
-        assert_eq!(fleetwide.look(&policy, at(401)), None, "three have not been looked at yet");
-        nine(&fleetwide, answers());
-        assert!(matches!(fleetwide.look(&policy, at(402)), Some(BrakeChange::Lifted { .. })));
-    }
-
-    #[test]
-    fn nodes_that_were_dead_before_do_not_pull_the_brake() {
-        let (fleetwide, policy) = (Fleetwide::new(at(0)), BrakePolicy::default());
-        let dead = Sight { looked: true, silent_since: None, health: Health::Dead, both_paths: false };
-        nine(&fleetwide, dead);
-        assert_eq!(fleetwide.look(&policy, at(1)), None);
-        assert_eq!(fleetwide.holds_back(Duration::from_secs(5), at(6)), None);
-    }
-
-    #[test]
-    fn nothing_is_given_up_in_the_first_seconds_after_a_start() {
-        let fleetwide = Fleetwide::new(at(0));
-        assert!(fleetwide.holds_back(Duration::from_secs(5), at(4)).is_some());
-        assert_eq!(fleetwide.holds_back(Duration::from_secs(5), at(5)), None);
-    }
-}
+mod tests;

@@ -21,7 +21,8 @@ fn main() -> ExitCode {
 
 async fn run(sources: Sources, check: bool) -> Result<(), ServiceError> {
     let settings = process::database_settings(&sources)?;
-    let config = SchedulerConfig::from_sources(&sources)?;
+    let mut config = SchedulerConfig::from_sources(&sources)?;
+    config.master_key = Some(settings.master_key.clone());
     let metrics_address = sources.address("metrics_listen")?.unwrap_or(DEFAULT_METRICS);
     let patience = process::database_wait(&sources)?;
     let listener = if check { None } else { Some(process::listen("metrics_listen", metrics_address).await?) };

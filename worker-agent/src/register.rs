@@ -141,13 +141,14 @@ async fn attempt(config: &Config, state: &StateDir, known: Option<&Identity>) ->
             Err(failure) => return Err(failure),
         }
     }
-    let join_token = config.join_token().map_err(|problem| match refused {
+    let join_token = config.join_token().map_err(|problem| match &refused {
         Some(refused) => Failure::Stuck(format!("{refused}; to join anew: {problem}")),
         None => Failure::Stuck(problem),
     })?;
     let key = state.idempotency_key(&text)?;
     let reply = post(config, &join_token, Some(&key), &text).await?;
-    keep(state, body, accepted(&reply)?, known)
+    // A node token that was refused a moment ago is not kept for want of another.
+    keep(state, body, accepted(&reply)?, known.filter(|_| refused.is_none()))
 }
 
 async fn post(config: &Config, token: &Secret, key: Option<&str>, body: &str) -> Result<Reply, DialError> {

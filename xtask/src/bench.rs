@@ -18,9 +18,10 @@ pub fn bench(arguments: &[String]) -> Outcome {
     install::install_missing(install::BENCH)?;
     install::make_sshd_directory()?;
     terminal::heading("Build the optimised programs");
+    let services = ["-p", "orion-control-plane", "-p", "orion-scheduler"];
     let programs = ["-p", "orion-cli", "-p", "orion-agent", "-p", "orion-bench"];
     let mut build = Command::new("cargo");
-    process::run(build.args(["build", "--release"]).args(programs).current_dir(repo::root()))?;
+    process::run(build.args(["build", "--release"]).args(services).args(programs).current_dir(repo::root()))?;
     terminal::heading("Measure");
     let directory = program_directory("release")?;
     let (program, bin_dir) = (directory.join("orion-bench").display().to_string(), directory.display());

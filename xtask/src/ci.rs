@@ -3,7 +3,7 @@
 use crate::{
     checks,
     failure::{Failure, Outcome},
-    install, process, terminal,
+    generated, install, process, terminal,
     test::{self, Phases, cargo},
 };
 
@@ -41,6 +41,7 @@ pub fn ci() -> Outcome {
         )
     });
     let tests = test::build_and_run(&mut run.phases);
+    run.check("client", "Generated files and the TypeScript client", generated::check);
     if !run.failed.is_empty() {
         terminal::bad(&format!("failed: {}", run.failed.join(", ")));
     }

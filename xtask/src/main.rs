@@ -6,7 +6,7 @@
 //! demo/     the whole story of a lease, with real curl and real ssh   install   what is missing from Debian
 //! test      build, run and count all tests                            checks    rules no compiler knows
 //! ci        every check, then the tests                               tally     result lines of test programs
-//! bench     builds and runs the benchmark of bench/
+//! bench     builds and runs the benchmark of bench/                generated what is generated and checked in
 //! ```
 
 mod bench;
@@ -14,6 +14,7 @@ mod checks;
 mod ci;
 mod demo;
 mod failure;
+mod generated;
 mod install;
 mod process;
 mod repo;
@@ -39,6 +40,8 @@ usage: cargo xtask TASK
   test    install what the tests need, build, run all tests, and count them
   check   the checks of CI that compile nothing: format, files, documents, scripts, licences
   ci      every check of .ci/run, then the tests
+  gen     write what is generated: the OpenAPI document, the TypeScript client's types, docs/API.md
+          --check           write nothing: is it what the code gives, and does the client work with it?
   bench   measure Orion beside its floors, with optimised programs (several minutes)
           --json FILE       also write one JSON object a figure, one a line
           --quick           a smoke run
@@ -51,6 +54,8 @@ enum Task {
     Test,
     Check,
     Ci,
+    Gen,
+    GenCheck,
     Bench(Vec<String>),
     Help,
 }
@@ -62,6 +67,8 @@ fn main() -> ExitCode {
         Task::Test => test::test(),
         Task::Check => ci::check(),
         Task::Ci => ci::ci(),
+        Task::Gen => generated::generate(),
+        Task::GenCheck => generated::build_and_check(),
         Task::Bench(arguments) => bench::bench(&arguments),
         Task::Help => {
             terminal::line(USAGE);
@@ -94,6 +101,8 @@ fn task(words: &[String]) -> Outcome<Task> {
         "test" => bare(Task::Test),
         "check" => bare(Task::Check),
         "ci" => bare(Task::Ci),
+        "gen" if rest == ["--check"] => Ok(Task::GenCheck),
+        "gen" => bare(Task::Gen),
         "bench" => Ok(Task::Bench(rest.to_vec())),
         "help" | "--help" | "-h" => Ok(Task::Help),
         other => Err(usage(format!("there is no task '{other}'"))),
@@ -113,6 +122,8 @@ mod tests {
         assert_eq!(parsed("test").unwrap(), Task::Test);
         assert_eq!(parsed("check").unwrap(), Task::Check);
         assert_eq!(parsed("ci").unwrap(), Task::Ci);
+        assert_eq!(parsed("gen").unwrap(), Task::Gen);
+        assert_eq!(parsed("gen --check").unwrap(), Task::GenCheck);
         assert_eq!(parsed("bench --quick").unwrap(), Task::Bench(vec!["--quick".to_owned()]));
         assert_eq!(parsed("").unwrap(), Task::Help);
         assert!(matches!(parsed("demo --once").unwrap(), Task::Demo(options) if options.once));

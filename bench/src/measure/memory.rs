@@ -4,6 +4,7 @@ use crate::{
     broken::{Broken, Context as _},
     figure::{Figure, Goal, Samples},
     plan::Plan,
+    process::resident_mib,
     progress::Progress,
     site::Site,
 };
@@ -47,23 +48,4 @@ pub async fn measure(plan: &Plan, site: &Site) -> Result<Vec<Figure>, Broken> {
         figure("orion_up_rss_mib", up, 64.0, &format!("VmRSS, idle for {idle_s} s with {workers} workers")),
         figure("orion_agent_rss_mib", agents, 16.0, &format!("VmRSS of each of the {workers} agents, idle")),
     ])
-}
-
-/// `VmRSS` of the text of a `/proc/PID/status`, in MiB.
-fn resident_mib(status: &str) -> Result<f64, Broken> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
-    kib.map(|kib| kib / 1024.0).ok_or_else(|| Broken::new("a process has ended: its memory cannot be read"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn resident_memory_is_read_in_mebibytes() {
-        let mib = resident_mib("Name:\torion\nVmRSS:\t    2048 kB\nThreads:\t3\n").unwrap();
-        assert!((mib - 2.0).abs() < 1e-9, "{mib}");
-        assert!(resident_mib("").is_err());
-    }
 }

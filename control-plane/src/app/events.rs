@@ -8,8 +8,6 @@ use orion_store::{Event, EventTail};
 use std::{convert::Infallible, time::Duration};
 use tokio::sync::mpsc;
 
-/// How long a reader that does not read may hold a stream; then it ends, and the reader resumes.
-const SLOW_READER: Duration = Duration::from_secs(30);
 /// Events that may wait for a slow reader.
 const QUEUE_MAX: usize = 256;
 /// Most events of one reply that does not follow.
@@ -38,7 +36,8 @@ impl App {
         };
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         // Says where the stream begins, so that a client whose stream breaks before the first event can resume.
-        let begin = sse::Event::default().id(tail.position().to_string());
+        let mut reached = tail.position();
+        let begin = sse::Event::default().id(reached.to_string());
         sender.try_send(Ok(begin)).map_err(ApiError::internal)?;
         let app = self.clone();
         self.tasks.spawn(async move {
@@ -53,7 +52,9 @@ impl App {
                     }
                 };
                 for event in events.into_iter().filter(|event| may_see(&who, event)) {
-                    let sent = sender.send_timeout(Ok(as_sse(event)), SLOW_READER);
+                    // What comes again or late does not set its reader back.
+                    reached = reached.max(event.id);
+                    let sent = sender.send_timeout(Ok(as_sse(event, reached)), app.config.unread_timeout);
                     if sent.await.is_err() {
                         return;
                     }
@@ -81,7 +82,10 @@ impl App {
     ) -> Result<impl Stream<Item = Result<sse::Event, Infallible>> + use<>, ApiError> {
         let user = (!who.is_admin()).then_some(who.user);
         let events = self.store.events_visible_to(user, last.unwrap_or(EventId(0)), SO_FAR_MAX).await?;
-        Ok(futures_util::stream::iter(events.into_iter().map(|event| Ok(as_sse(event)))))
+        Ok(futures_util::stream::iter(events.into_iter().map(|event| {
+            let id = event.id;
+            Ok(as_sse(event, id))
+        })))
     }
 }
 
@@ -90,8 +94,9 @@ fn may_see(who: &Caller, event: &Event) -> bool {
     who.is_admin() || event.user == Some(who.user)
 }
 
-fn as_sse(event: Event) -> sse::Event {
+/// `reached` is where a reader goes on after this event.
+fn as_sse(event: Event, reached: EventId) -> sse::Event {
     let view = EventView::from(event);
-    let frame = sse::Event::default().id(view.id.to_string()).event(&view.kind);
+    let frame = sse::Event::default().id(reached.to_string()).event(&view.kind);
     frame.json_data(&view).unwrap_or_else(|_| sse::Event::default().comment("an event that is no JSON"))
 }

@@ -1,6 +1,7 @@
 //! The use cases behind the routes, and what they share.
 
 pub mod accounts;
+pub mod drain;
 pub mod events;
 pub mod idempotency;
 pub mod leasing;
@@ -18,6 +19,7 @@ use orion_store::Store;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 
 /// What every handler holds. Cheap to clone.
 #[derive(Clone)]
@@ -55,6 +57,7 @@ pub struct Parts {
 impl App {
     /// Puts the control plane together.
     pub fn new(config: Config, fleet: Fleet, keys: &Keys, shutdown: CancellationToken) -> Self {
+        fleet.metrics.serve_api();
         let tokens = Tokens::new(&keys.jwt, config.token_lifetime);
         let streams = Arc::new(Semaphore::new(config.streams_max));
         Self(Arc::new(Parts {
@@ -99,7 +102,7 @@ impl App {
         &self,
         work: impl Future<Output = Result<T, crate::error::ApiError>> + Send + 'static,
     ) -> Result<T, crate::error::ApiError> {
-        match self.tasks.spawn(work).await {
+        match self.tasks.spawn(work.in_current_span()).await {
             Ok(result) => result,
             Err(error) => Err(crate::error::ApiError::internal(error)),
         }

@@ -13,21 +13,28 @@ use orion_domain::{
 };
 use orion_store::{Cas, RegisterNode, RegisterOutcome};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 /// Most host keys, GPUs and tags that a worker may report.
 const LIST_MAX: usize = 64;
 
-/// The body of `POST /api/workers/register`.
-#[derive(Debug, Deserialize)]
+/// A worker, as it describes itself.
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct RegisterBody {
+    /// Unique in the fleet.
     hostname: String,
+    /// Where the control plane dials its sshd: an IP address or a DNS name.
     ip: String,
+    #[schema(minimum = 1, maximum = 65535)]
     ssh_port: i64,
+    /// Its sshd's host keys, `type base64` each, at most 64.
     #[serde(default)]
     host_keys: Vec<String>,
+    /// At most 64.
     #[serde(default)]
     tags: Vec<String>,
     #[serde(flatten)]
+    #[schema(value_type = crate::openapi::schemas::MachineFacts)]
     facts: Facts,
 }
 

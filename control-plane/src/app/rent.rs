@@ -16,22 +16,35 @@ use orion_domain::{
 use orion_fleet::NotProvisioned;
 use orion_store::{Cas, IdemRow, NewAccount, PlaceOutcome, PlaceRequest, Placement, RequestEnd};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 /// How long a second request with the same key waits for the first one.
 const WAIT_FOR_FIRST: Duration = Duration::from_secs(60);
 
-/// The body of `POST /api/rent` as it comes.
-#[derive(Debug, Deserialize)]
+/// What is wanted.
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct RentBody {
+    /// More than 0, a fraction is fine; at most what the operator allows (`ORION_LEASE_HOURS_MAX`, 720).
+    #[schema(exclusive_minimum = 0)]
     duration_hours: f64,
+    /// How many nodes; at most what the operator allows (`ORION_RENT_COUNT_MAX`, 100).
+    #[schema(minimum = 1, default = 1)]
     count: Option<i64>,
+    /// The login's password on every node, 8 characters to 128 bytes; made for each node if left out.
+    #[schema(value_type = Option<String>, format = Password)]
     ssh_password: Option<Secret>,
+    /// One line of an OpenSSH public key, without options; it may log in, too.
     ssh_public_key: Option<String>,
+    /// Only nodes that have all of these.
     tags: Option<Vec<String>>,
+    /// There are no clusters yet: any number is refused.
     cluster_id: Option<i64>,
+    /// What happens when the node is lost; `migrate` if left out.
+    #[schema(value_type = Option<crate::openapi::schemas::NodeLossPolicy>)]
     on_node_loss: Option<OnNodeLoss>,
+    /// A name of your own for the lease, unique among your leases: a letter, then `a-z`, `0-9` and `-`.
     name: Option<String>,
 }
 
@@ -149,6 +162,7 @@ impl App {
                 return Ok(reply);
             }
         }
+        let arrived = Instant::now();
         let passwords = self.passwords_for(&request).await?;
         loop {
             let now = self.now();
@@ -195,15 +209,18 @@ impl App {
                 PlaceOutcome::Placed(placements) => {
                     self.fleet.nudge.all();
                     let rented = match self.provision_all(placements, &request_key, key.is_some()).await {
-                        Ok(leases) => match self.reply(&leases, &passwords, key.as_ref(), until).await {
-                            Ok(reply) => reply,
-                            Err(error) => {
-                                if key.is_none() {
-                                    self.end_when_database_is_back(request_key);
+                        Ok(leases) => {
+                            self.fleet.metrics.rented(arrived.elapsed());
+                            match self.reply(&leases, &passwords, key.as_ref(), until).await {
+                                Ok(reply) => reply,
+                                Err(error) => {
+                                    if key.is_none() {
+                                        self.end_when_database_is_back(request_key);
+                                    }
+                                    return Err(error);
                                 }
-                                return Err(error);
                             }
-                        },
+                        }
                         Err(NotRented::Refused(error)) => return Err(error),
                         Err(NotRented::ByAnother) => None,
                     };

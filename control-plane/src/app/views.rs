@@ -1,21 +1,26 @@
 //! What the API shows of leases and nodes.
 
+use super::drain::{DrainView, RentalDrainView};
+use crate::openapi::schemas;
 use orion_domain::{
     LeaseId, NodeId, Timestamp, UserId,
     agent::DEADLINE_GRACE_S,
     lease::{Lease, LeaseState, OnNodeLoss, Phase},
-    node::{LinkState, Node},
+    node::{Health, LinkState, Node},
 };
 use orion_store::{Event, LeaseNodeEntry, LeaseRow};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// One rented node, as `POST /api/rent` gives it: the only reply that holds the password.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct RentalTicket {
     /// The lease.
+    #[schema(value_type = i64)]
     pub rental_id: LeaseId,
     /// Its name, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub name: Option<String>,
     /// Where its sshd is.
     pub host_ip: String,
@@ -26,8 +31,10 @@ pub struct RentalTicket {
     /// The login's password.
     pub client_pass: String,
     /// When the lease ends.
+    #[schema(value_type = String, format = DateTime)]
     pub leased_until: Timestamp,
     /// The node.
+    #[schema(value_type = i64)]
     pub node_id: NodeId,
     /// And its name.
     pub node_name: String,
@@ -71,24 +78,46 @@ pub fn known_hosts(node: &Node) -> String {
     node.host_keys.iter().fold(String::new(), |lines, key| lines + &host + " " + key + "\n")
 }
 
-/// A lease, as `GET /api/rentals` shows it.
-#[derive(Serialize)]
+/// A lease.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Rental)]
 pub struct RentalView {
+    #[schema(value_type = i64)]
     rental_id: LeaseId,
+    #[schema(required)]
     name: Option<String>,
+    #[schema(value_type = i64)]
     user_id: UserId,
+    #[schema(value_type = schemas::LeaseState)]
     state: Phase,
+    #[schema(value_type = String, format = DateTime)]
     state_since: Timestamp,
+    /// A sentence for people.
+    #[schema(required)]
     state_reason: Option<String>,
+    /// Where the login is; `null` while there is none.
+    #[schema(required)]
     host_ip: Option<String>,
+    #[schema(required)]
     ssh_port: Option<u16>,
+    /// The login's name.
     client_user: String,
+    #[schema(value_type = String, format = DateTime)]
     leased_from: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
     leased_until: Timestamp,
+    #[schema(value_type = schemas::NodeLossPolicy)]
     on_node_loss: OnNodeLoss,
+    /// The node that it occupies.
+    #[schema(value_type = Option<i64>, required)]
     node_id: Option<NodeId>,
+    #[schema(required)]
     node_name: Option<String>,
+    /// For a terminal.
+    #[schema(required)]
     ssh_command: Option<String>,
+    /// Lines for a `known_hosts` file.
+    #[schema(required)]
     known_hosts: Option<String>,
     /// Who closes the login at the end: `node` (also when the control plane is away), or `control plane only`.
     deadline: &'static str,
@@ -96,19 +125,35 @@ pub struct RentalView {
     applied: bool,
     /// Seconds after `leased_until` at which the node itself closes the login.
     grace_s: u64,
+    /// What becomes of it because its node is being emptied; `null` when it is not.
+    #[schema(required)]
+    drain: Option<RentalDrainView>,
+    /// The nodes that it has been on, oldest first; only where one lease is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     nodes: Option<Vec<NodeEntryView>>,
+    /// Its events, oldest first, 200 at most; only where one lease is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     events: Option<Vec<EventView>>,
 }
 
 /// A node that a lease has been on.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RentalNode)]
 pub struct NodeEntryView {
+    #[schema(value_type = i64)]
     node_id: NodeId,
+    /// `null` when the node was forgotten.
+    #[schema(required)]
     hostname: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
     from: Timestamp,
+    /// `null` while it is there.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
     to: Option<Timestamp>,
+    /// Why it left.
+    #[schema(required)]
     why: Option<String>,
 }
 
@@ -121,9 +166,13 @@ impl RentalView {
             LeaseState::Active { .. } | LeaseState::Provisioning { .. } => row.node.as_ref(),
             LeaseState::Migrating { .. } | LeaseState::Releasing { .. } | LeaseState::Ended { .. } => None,
         };
+        let drain = row.node.as_ref().and_then(|node| RentalDrainView::new(lease, node));
         let state_reason = match &lease.state {
             LeaseState::Provisioning { .. } => Some("the account is being made".to_owned()),
-            LeaseState::Active { .. } => Some("the login works".to_owned()),
+            LeaseState::Active { .. } => Some(match &drain {
+                Some(drain) => format!("the login works, but its node is being drained: {}", drain.plan),
+                None => "the login works".to_owned(),
+            }),
             LeaseState::Migrating { reason, .. } => Some(reason.clone()),
             LeaseState::Releasing { reason, .. } | LeaseState::Ended { reason } => Some(reason.to_string()),
         };
@@ -149,6 +198,7 @@ impl RentalView {
             deadline: if node_keeps_it { "node" } else { "control plane only" },
             applied: lease.deadline_applied == Some(lease.until),
             grace_s: DEADLINE_GRACE_S,
+            drain,
             nodes: None,
             events: None,
         }
@@ -174,60 +224,130 @@ impl RentalView {
     }
 }
 
-/// A node, as `GET /api/nodes` shows it.
-#[derive(Serialize)]
+/// A node.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Node)]
 pub struct NodeView {
+    #[schema(value_type = i64)]
     node_id: NodeId,
     hostname: String,
+    /// Where its sshd is dialled: an IP address or a DNS name.
     ip: String,
     ssh_port: u16,
+    #[schema(value_type = schemas::NodeStatus)]
     status: &'static str,
+    /// A sentence for people.
     status_reason: String,
+    /// Since when its health is what it is.
+    #[schema(value_type = String, format = DateTime)]
     since: Timestamp,
+    /// Whether a lease occupies it.
     allocated: bool,
+    /// Whether a new lease could have it now.
     offerable: bool,
+    /// Whether it does not hold yet what it should.
     dirty: bool,
+    /// Its agent's link.
+    #[schema(value_type = schemas::AgentLink)]
     agent: LinkState,
+    #[schema(required)]
     cpu_cores: Option<u32>,
+    /// In MiB.
+    #[schema(required)]
     memory_mb: Option<u64>,
     gpus: Vec<String>,
     tags: Vec<String>,
+    /// For its owner and admins; `null` for all others.
+    #[schema(required)]
     lease: Option<NodeLeaseView>,
+    /// How far it is emptied; `null` when it is not.
+    #[schema(required)]
+    drain: Option<DrainView>,
+    /// For admins only.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     admin: Option<NodeAdminView>,
 }
 
 /// The lease on a node, for its owner and for admins.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = NodeLease)]
 struct NodeLeaseView {
+    #[schema(value_type = i64)]
     rental_id: LeaseId,
+    #[schema(value_type = i64)]
     user_id: UserId,
+    #[schema(value_type = String, format = DateTime)]
     leased_from: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
     leased_until: Timestamp,
+    /// Whether its login works.
     active: bool,
 }
 
 /// What only admins see of a node.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = NodeForAdmins)]
 struct NodeAdminView {
+    /// Its SSH, as the scheduler sees it.
+    #[schema(value_type = String)]
+    ssh: Health,
+    /// Why it is so.
+    ssh_reason: String,
+    /// Since when the agent's link is what it is.
+    #[schema(value_type = String, format = DateTime)]
+    agent_since: Timestamp,
+    /// Whether the agent says that the node's own sshd answers; `null` if it does not say.
+    #[schema(required)]
+    agent_sees_sshd: Option<bool>,
+    #[schema(required)]
     mac: Option<String>,
+    #[schema(required)]
     agent_version: Option<String>,
+    /// The pinned ones, `type base64` each.
     host_keys: Vec<String>,
+    /// What a pending node showed.
+    #[schema(required)]
     seen_fingerprint: Option<String>,
+    /// Grows when it should hold something else.
     desired_version: i64,
+    /// The version that was applied last; less than `desired_version`: the node is dirty.
     applied_version: i64,
+    /// How often in a row bringing it in order failed.
     reconcile_failures: u32,
+    /// What the last cleaning found and left.
+    #[schema(value_type = Option<Object>, required)]
     last_clean_report: Option<serde_json::Value>,
+    #[schema(value_type = String, format = DateTime)]
     registered_at: Timestamp,
+    /// Its last events, oldest first, 50 at most; only where one node is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    events: Option<Vec<EventView>>,
 }
 
 impl NodeView {
+    /// With its last events, for admins.
+    #[must_use]
+    pub fn with_events(mut self, events: Vec<Event>) -> Self {
+        if let Some(admin) = &mut self.admin {
+            admin.events = Some(events.into_iter().map(EventView::from).collect());
+        }
+        self
+    }
+
+    /// With how far its drain is.
+    #[must_use]
+    pub fn with_drain(self, drain: Option<DrainView>) -> Self {
+        Self { drain, ..self }
+    }
+
     /// What `viewer` may see; `None` is an admin.
     pub fn new(node: Node, lease: Option<&Lease>, viewer: Option<UserId>) -> Self {
         let (status, offerable, dirty) = (node.status(), node.is_offerable(), node.is_dirty());
-        let reason = match (&node.quarantine, &node.cordon, status) {
+        let reason = match (&node.quarantine, &node.drain, status) {
             (Some(reason), _, _) => reason.clone(),
-            (None, Some(reason), "draining") => reason.clone(),
+            (None, Some(drain), "draining" | "drained") => drain.reason.clone(),
             (None, _, "pending") => match (&node.seen_fingerprint, viewer) {
                 (Some(fingerprint), None) => format!("an admin has to accept its host key {fingerprint}"),
                 (Some(_), Some(_)) | (None, _) => "an admin has to accept its host key".to_owned(),
@@ -261,7 +381,12 @@ impl NodeView {
             gpus: node.facts.gpus,
             tags: node.tags.iter().map(ToString::to_string).collect(),
             lease,
+            drain: None,
             admin: viewer.is_none().then_some(NodeAdminView {
+                ssh: node.health,
+                ssh_reason: node.health_reason,
+                agent_since: node.link_since,
+                agent_sees_sshd: node.agent_sees_sshd,
                 mac: node.facts.mac,
                 agent_version: node.facts.agent_version,
                 host_keys: node.host_keys,
@@ -271,22 +396,30 @@ impl NodeView {
                 reconcile_failures: node.reconcile_failures,
                 last_clean_report: node.last_clean_report,
                 registered_at: node.registered_at,
+                events: None,
             }),
         }
     }
 }
 
 /// An event, in the feed and in a lease's history.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Event)]
 pub struct EventView {
     /// Its number, for `Last-Event-ID`.
     pub id: i64,
+    #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
-    /// What happened.
+    /// What happened, like `lease.active` or `node.dead`.
     pub kind: String,
+    #[schema(value_type = Option<i64>, required)]
     lease_id: Option<LeaseId>,
+    #[schema(value_type = Option<i64>, required)]
     node_id: Option<NodeId>,
+    #[schema(value_type = Option<i64>, required)]
     user_id: Option<UserId>,
+    /// What more there is to say, by kind.
+    #[schema(value_type = Object)]
     data: serde_json::Value,
 }
 

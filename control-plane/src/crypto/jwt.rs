@@ -74,11 +74,11 @@ impl Tokens {
             .map_err(|error| error.to_string())
     }
 
-    /// Reads a token: account and token generation.
+    /// Reads a token: account, token generation, and when it was issued (whole seconds).
     ///
     /// # Errors
     /// [`TokenError`]
-    pub fn read(&self, token: &str, now: Timestamp) -> Result<(UserId, i64), TokenError> {
+    pub fn read(&self, token: &str, now: Timestamp) -> Result<(UserId, i64, Timestamp), TokenError> {
         let mut validation = Validation::new(Algorithm::HS256);
         // Expiry is checked below against the given time; the library would ask the system's clock.
         validation.validate_exp = false;
@@ -90,7 +90,8 @@ impl Tokens {
             return Err(TokenError::Expired);
         }
         let user = claims.sub.parse().map_err(|_| TokenError::Invalid)?;
-        Ok((user, claims.generation))
+        let issued_at = Timestamp::from_micros(claims.iat.saturating_mul(1_000_000));
+        Ok((user, claims.generation, issued_at))
     }
 }
 
@@ -153,7 +154,7 @@ mod tests {
     #[test]
     fn a_token_reads_back_until_it_expires() {
         let token = tokens(1).issue(UserId(7), "alice", 3, NOW).unwrap();
-        assert_eq!(tokens(1).read(token.expose(), NOW), Ok((UserId(7), 3)));
+        assert_eq!(tokens(1).read(token.expose(), NOW), Ok((UserId(7), 3, NOW)));
         let later = NOW.plus(Duration::from_secs(3600));
         assert_eq!(tokens(1).read(token.expose(), later), Err(TokenError::Expired));
     }

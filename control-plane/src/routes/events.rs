@@ -14,14 +14,18 @@ use futures_util::StreamExt;
 use orion_domain::EventId;
 use serde::Deserialize;
 use std::time::Duration;
+use utoipa::IntoParams;
 
 /// Query parameters of the feed.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct FeedQuery {
-    /// The same as the header `Last-Event-ID`, for a first request.
+    /// The same as the header `Last-Event-ID`, for a first request; 0 is the beginning.
+    #[param(minimum = 0, example = 0)]
     after: Option<i64>,
-    /// `false`: gives what there is, and ends.
+    /// `false`: gives what there is, a thousand events at most, and ends.
     #[serde(default = "yes")]
+    #[param(default = true)]
     follow: bool,
 }
 
@@ -29,7 +33,23 @@ const fn yes() -> bool {
     true
 }
 
-/// `GET /api/events`
+/// What happens, as it happens
+///
+/// Server-sent events: of your own leases, for admins of everything. Each frame has `id` (for `Last-Event-ID`),
+/// `event` (its kind, like `lease.active`) and `data` (an `Event` as JSON); the first frame has an `id` alone and
+/// says where the stream begins. Every 15 s a comment keeps the connection open. A reader that does not read
+/// for 30 s is cut off. After a break, also one of this server, send the last `id` as `Last-Event-ID` to any
+/// replica: every event comes at least once, in order, none is left out.
+#[utoipa::path(
+    get, path = "/api/events", operation_id = "followEvents", tag = "leases",
+    params(
+        FeedQuery,
+        ("Last-Event-ID" = Option<i64>, Header, description = "The `id` of the last event that was read; \
+            wins over `after`", example = 41),
+    ),
+    responses((status = 200, description = "A stream that does not end", body = String,
+        content_type = "text/event-stream"))
+)]
 pub async fn feed(
     State(app): State<App>,
     who: Caller,

@@ -1,5 +1,6 @@
 //! `/api/health`, `/api/live`, and the status page.
 
+use super::admin::BrakeView;
 use crate::App;
 use axum::{
     Json,
@@ -8,19 +9,78 @@ use axum::{
     response::{Html, IntoResponse},
 };
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
-use serde_json::{Value, json};
+use orion_domain::Timestamp;
+use serde::Serialize;
 use std::time::Duration;
+use utoipa::ToSchema;
 
 /// A scheduler that has not passed for so long is down.
 const SCHEDULER_SILENT: Duration = Duration::from_secs(30);
 
-/// `GET /api/live`: this process answers. Never touches the database.
-pub async fn live() -> Json<Value> {
-    Json(json!({ "status": "live" }))
+/// This process answers.
+#[derive(Serialize, ToSchema)]
+pub struct Liveness {
+    /// `live`
+    status: &'static str,
 }
 
-/// `GET /api/health`: the parts; 503 when one is down.
-pub async fn health(State(app): State<App>) -> (StatusCode, Json<Value>) {
+/// How Orion is.
+#[derive(Serialize, ToSchema)]
+pub struct HealthReport {
+    /// `healthy`, or `unhealthy` when a part is down.
+    status: &'static str,
+    parts: HealthParts,
+    /// Whether migration is stopped; `null` while the database does not say.
+    #[schema(required)]
+    brake: Option<BrakeView>,
+    /// Of this replica.
+    version: &'static str,
+}
+
+/// Each part of Orion.
+#[derive(Serialize, ToSchema)]
+pub struct HealthParts {
+    database: DatabaseHealth,
+    scheduler: SchedulerHealth,
+}
+
+/// The database, as this replica sees it.
+#[derive(Serialize, ToSchema)]
+pub struct DatabaseHealth {
+    /// `up` or `down`.
+    status: &'static str,
+}
+
+/// The schedulers together.
+#[derive(Serialize, ToSchema)]
+pub struct SchedulerHealth {
+    /// `up`, or `down` when none has passed for 30 s.
+    status: &'static str,
+    /// When one passed last.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    last_pass: Option<Timestamp>,
+}
+
+/// Whether this process answers
+///
+/// Never touches the database: for a supervisor that restarts what hangs.
+#[utoipa::path(
+    get, path = "/api/live", operation_id = "live", tag = "operations",
+    responses((status = 200, description = "It does", body = Liveness))
+)]
+pub async fn live() -> Json<Liveness> {
+    Json(Liveness { status: "live" })
+}
+
+/// Whether all parts work
+#[utoipa::path(
+    get, path = "/api/health", operation_id = "health", tag = "operations",
+    responses(
+        (status = 200, description = "All parts are up", body = HealthReport),
+        (status = 503, description = "A part is down", body = HealthReport),
+    )
+)]
+pub async fn health(State(app): State<App>) -> (StatusCode, Json<HealthReport>) {
     let database = app.store.is_healthy().await;
     let now = app.now();
     let pass =
@@ -33,22 +93,28 @@ pub async fn health(State(app): State<App>) -> (StatusCode, Json<Value>) {
     let scheduler = pass.is_some_and(|at| now.since(at) < SCHEDULER_SILENT);
     let word = |up| if up { "up" } else { "down" };
     let healthy = database && scheduler;
-    let brake = if database { app.store.get_setting("brake").await.ok().flatten() } else { None };
-    let body = json!({
-        "status": if healthy { "healthy" } else { "unhealthy" },
-        "parts": {
-            "database": { "status": word(database) },
-            "scheduler": { "status": word(scheduler), "last_pass": pass },
+    let brake = if database { app.store.brake().await.ok() } else { None };
+    let body = HealthReport {
+        status: if healthy { "healthy" } else { "unhealthy" },
+        parts: HealthParts {
+            database: DatabaseHealth { status: word(database) },
+            scheduler: SchedulerHealth { status: word(scheduler), last_pass: pass },
         },
-        "brake": brake.and_then(|text| serde_json::from_str::<Value>(&text).ok()).unwrap_or(Value::Null),
-        "version": env!("CARGO_PKG_VERSION"),
-    });
+        brake: brake.as_ref().map(BrakeView::from),
+        version: env!("CARGO_PKG_VERSION"),
+    };
     (if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
 }
 
 const STATUS_PAGE: &str = include_str!("../../../web/status.html");
 
-/// `GET /`: the status page, one file, under a strict content security policy.
+/// The status page
+///
+/// For people: one file, under a strict content security policy.
+#[utoipa::path(
+    get, path = "/", operation_id = "statusPage", tag = "pages",
+    responses((status = 200, description = "HTML", body = String, content_type = "text/html"))
+)]
 pub async fn status_page() -> impl IntoResponse {
     let nonce = STANDARD_NO_PAD.encode(rand::random::<[u8; 16]>());
     let policy = format!(

@@ -2,20 +2,38 @@
 
 pub mod accounts;
 pub mod admin;
+pub mod docs;
+pub mod drain;
 pub mod events;
 pub mod health;
 pub mod metrics;
 pub mod nodes;
 pub mod rentals;
+pub mod webhooks;
 pub mod workers;
 
 use crate::error::ApiError;
 use axum::{
-    extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection},
+    body::HttpBody,
+    extract::{FromRequest, FromRequestParts, OptionalFromRequest, Request, rejection::JsonRejection},
     http::{StatusCode, request::Parts},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+/// What was done, in a sentence.
+#[derive(Serialize, ToSchema)]
+pub struct Message {
+    message: &'static str,
+}
+
+impl Message {
+    /// A reply of one sentence.
+    pub const fn new(message: &'static str) -> axum::Json<Self> {
+        axum::Json(Self { message })
+    }
+}
 
 /// A JSON body, parsed, with the raw value beside it.
 pub struct Body<T> {
@@ -30,7 +48,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let axum::Json(canonical) =
-            axum::Json::<Value>::from_request(request, state).await.map_err(refusal)?;
+            <axum::Json<Value> as FromRequest<S>>::from_request(request, state).await.map_err(refusal)?;
         if !canonical.is_object() {
             return Err(ApiError::bad_request("the body must be a JSON object"));
         }
@@ -40,6 +58,18 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             if path == "." { ApiError::bad_request(what.to_string()) } else { ApiError::field(&path, what) }
         })?;
         Ok(Self { parsed, canonical })
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> OptionalFromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    /// None where the request has no body at all.
+    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, ApiError> {
+        if request.body().is_end_stream() {
+            return Ok(None);
+        }
+        <Self as FromRequest<S>>::from_request(request, state).await.map(Some)
     }
 }
 
@@ -54,12 +84,16 @@ fn refusal(rejection: JsonRejection) -> ApiError {
 }
 
 /// Query parameters of a list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct PageQuery {
-    limit: Option<u32>,
-    cursor: Option<i64>,
-    #[serde(default)]
-    all: bool,
+    /// How many entries to give at most.
+    #[param(minimum = 1, maximum = 1000, default = 100, example = 100)]
+    pub(crate) limit: Option<u32>,
+    /// Where to go on: the id of the last entry that was given. The `Link` header of a full page has the whole
+    /// address of the next one.
+    #[param(minimum = 0, example = 17)]
+    pub(crate) cursor: Option<i64>,
 }
 
 impl PageQuery {

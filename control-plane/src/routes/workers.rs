@@ -7,6 +7,7 @@ use crate::{
     auth::bearer,
     crypto::sha256_hex,
     error::ApiError,
+    openapi::parameters::IdempotencyKey,
 };
 use axum::{
     Json,
@@ -14,17 +15,51 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
-use serde_json::{Value, json};
+use orion_domain::NodeId;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Largest message on a link, in bytes.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
-/// `POST /api/workers/register`
+/// A worker that is a node now.
+#[derive(Serialize, ToSchema)]
+pub struct Registration {
+    message: &'static str,
+    #[schema(value_type = i64)]
+    node_id: NodeId,
+    /// The control plane's CA, as a line for `TrustedUserCAKeys` of the node's sshd (sshd_config(5)).
+    ssh_ca: String,
+    /// The node's own token, for a new node only: it is written nowhere else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    node_token: Option<String>,
+}
+
+/// Become a node
+///
+/// With a join token, or, to change what is known, with the node's own. Without `host_keys` (plain curl) the node
+/// is `pending` until an admin accepts the fingerprint that was seen at it. With an `Idempotency-Key` a worker
+/// that lost the reply gets the same `node_token` again.
+#[utoipa::path(
+    post, path = "/api/workers/register", operation_id = "registerWorker", tag = "workers",
+    security(("join_token" = []), ("node_token" = [])),
+    params(IdempotencyKey),
+    request_body = RegisterBody,
+    responses(
+        (status = 201, description = "The node is new", body = Registration),
+        (status = 200, description = "The node is known", body = Registration),
+        (status = 401, description = "The join token is wrong, used up or expired; or no node has this node \
+            token any more (`forgotten`): register with a join token"),
+        (status = 409, description = "`node_known`: another node has this key, name or address. \
+            `host_key_changed`: the node is quarantined"),
+    )
+)]
 pub async fn register(
     State(app): State<App>,
     headers: HeaderMap,
     body: Body<RegisterBody>,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<(StatusCode, Json<Registration>), ApiError> {
     let canonical = body.canonical.to_string();
     let registered =
         app.register_worker(body.parsed, &canonical, bearer(&headers), raw_key(&headers)?).await?;
@@ -33,14 +68,29 @@ pub async fn register(
     } else {
         (StatusCode::OK, "Worker already registered")
     };
-    let mut reply = json!({ "message": message, "node_id": registered.node, "ssh_ca": app.ssh_ca });
-    if let (Value::Object(map), Some(token)) = (&mut reply, registered.node_token) {
-        map.insert("node_token".into(), token.expose().into());
-    }
+    let reply = Registration {
+        message,
+        node_id: registered.node,
+        ssh_ca: app.ssh_ca.clone(),
+        node_token: registered.node_token.map(|token| token.expose().to_owned()),
+    };
     Ok((status, Json(reply)))
 }
 
-/// `GET /api/workers/link`
+/// The agent's link
+///
+/// A WebSocket of JSON text messages, each with a `type`. The agent says `hello`, `beat` (every 5 s), `inventory`
+/// and `deadlines`; the control plane says `ack`, `leases` (with the seconds that remain of each), `register_again`
+/// and `lock_accounts`. Both pass over what they do not know.
+#[utoipa::path(
+    get, path = "/api/workers/link", operation_id = "linkAgent", tag = "workers",
+    security(("node_token" = [])),
+    responses(
+        (status = 101, description = "The link is open"),
+        (status = 400, description = "This is no WebSocket's handshake"),
+        (status = 401, description = "No node has this token (any more): register again"),
+    )
+)]
 pub async fn link(
     State(app): State<App>,
     headers: HeaderMap,

@@ -1,5 +1,6 @@
 //! A control plane on a port of its own, and clients of it.
 
+use crate::contract::{self, Exchange};
 use orion_control_plane::{App, Config, crypto::sha256_hex, serve::serve};
 use orion_domain::{LeaseId, NodeId, Secret, UserId, lease::OnNodeLoss, node::Health};
 use orion_service::{
@@ -15,7 +16,8 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite::client::IntoClientRequest};
 use tokio_util::sync::CancellationToken;
 
 /// Where the control plane keeps its state.
@@ -32,6 +34,7 @@ pub const PASSWORD: &str = "correct horse battery";
 pub struct Api {
     pub app: App,
     url: String,
+    database: String,
     http: reqwest::Client,
     shutdown: CancellationToken,
     addresses: AtomicU8,
@@ -56,10 +59,25 @@ impl Api {
 
     /// On the database at `url`.
     pub async fn start_on(url: String, data: TempDir, configure: impl FnOnce(&mut Config)) -> Self {
+        Self::open(url, data, MasterKey::generate(), configure).await
+    }
+
+    /// Another replica of the same: on the same database, with the same master key.
+    pub async fn replica(&self) -> Self {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        Self::open(self.database.clone(), data, self.app.config.master_key.clone(), |_| {}).await
+    }
+
+    async fn open(
+        database: String,
+        data: TempDir,
+        master_key: MasterKey,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
         let settings = Settings {
-            database_urls: vec![url],
+            database_urls: vec![database.clone()],
             database_connections_max: 8,
-            master_key: MasterKey::generate(),
+            master_key,
             playbooks_dir: None,
         };
         let assembled = assemble(&settings).await.expect("it assembles");
@@ -76,11 +94,31 @@ impl Api {
         Self {
             app,
             url: format!("http://{address}"),
+            database,
             http: http.build().expect("a client"),
             shutdown,
             addresses: AtomicU8::new(1),
             _data: data,
         }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
+    /// A link of an agent with this node token, on which nothing was said yet.
+    pub async fn open_link(&self, node_token: &str) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
+        let mut request =
+            format!("ws://{}/api/workers/link", self.address()).into_client_request().expect("a request");
+        let bearer = format!("Bearer {node_token}").parse().expect("a header");
+        request.headers_mut().insert(header::AUTHORIZATION, bearer);
+        tokio_tungstenite::connect_async(request).await.expect("a link").0
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// A request without a token.
@@ -226,11 +264,24 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Sends and reads.
+    /// Sends and reads; the reply must be one that the OpenAPI document describes.
     pub async fn of(request: RequestBuilder) -> Self {
-        let reply: Response = request.send().await.expect("a reply");
+        let (client, request) = request.build_split();
+        let request = request.expect("a request");
+        let (method, path) = (request.method().to_string(), request.url().path().to_owned());
+        let sent = request.body().and_then(|body| serde_json::from_slice(body.as_bytes()?).ok());
+        let reply: Response = client.execute(request).await.expect("a reply");
         let (status, headers) = (reply.status().as_u16(), reply.headers().clone());
-        Self { status, headers, text: reply.text().await.expect("a whole reply") }
+        let reply = Self { status, headers, text: reply.text().await.expect("a whole reply") };
+        contract::check(&Exchange {
+            method: &method,
+            path: &path,
+            sent: sent.as_ref(),
+            status,
+            kind: reply.header("content-type"),
+            text: &reply.text,
+        });
+        reply
     }
 
     /// The JSON body, if the status is the expected one.

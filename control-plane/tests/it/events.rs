@@ -2,7 +2,7 @@
 
 use crate::{
     api::{Api, PASSWORD},
-    on_both_databases,
+    contract, on_both_databases,
 };
 use futures_util::StreamExt as _;
 use orion_domain::{LeaseId, lease::EndReason};
@@ -81,7 +81,9 @@ async fn feed(api: &Api, token: &str, query: &str, last: Option<i64>, silence_s:
         text.push_str(&String::from_utf8_lossy(&piece.expect("the feed goes on")));
     }
     let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
-    data.map(|data| serde_json::from_str(data).expect("an event")).collect()
+    let events: Vec<Value> = data.map(|data| serde_json::from_str(data).expect("an event")).collect();
+    events.iter().for_each(contract::check_event);
+    events
 }
 
 fn of_lease(events: &[Value], lease: i64) -> Vec<&Value> {

@@ -7,12 +7,22 @@ mod accounts;
 mod api;
 mod authorization;
 mod bad_input;
+mod brake;
+mod connections;
+mod contract;
 mod database_away;
+mod drain;
 mod events;
 mod leases;
+mod logs;
+mod metrics;
+mod openapi;
+mod readers;
 mod registration;
 mod secrets;
 mod surface;
+mod traces;
+mod webhooks;
 
 /// Runs each of these tests on SQLite and on MariaDB.
 macro_rules! on_both_databases {

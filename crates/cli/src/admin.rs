@@ -3,7 +3,8 @@
 use crate::{error::CliError, password, up::DatabaseArgs};
 use orion_control_plane::{App, Config};
 use orion_domain::Secret;
-use orion_service::assemble::assemble;
+use orion_service::{assemble::assemble, keys::TOKEN_KEY};
+use orion_store::{AfterRestore, RestoreSettled};
 use std::{collections::BTreeMap, net::SocketAddr};
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +14,22 @@ pub enum AdminCommand {
     /// Make an admin account (or give an existing account a new password and an admin's rights), directly in
     /// the database.
     Create(CreateArgs),
+    /// Make a database that was restored from a backup fit to be used, directly in the database. Stop all of Orion
+    /// first. Nodes are looked at before they are offered, no uid or number is given out twice, everybody has to log
+    /// in anew. May be repeated.
+    AfterRestore(AfterRestoreArgs),
+}
+
+/// The arguments of `orion admin after-restore`.
+#[derive(Debug, clap::Args)]
+pub struct AfterRestoreArgs {
+    /// How many account uids are left out: more than leases were made since the backup. Nodes refuse a uid that
+    /// they have seen, so a number that is too small only costs time.
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub uids_left_out: u32,
+    /// Where the database is.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
 }
 
 /// The arguments of `orion admin create`.
@@ -35,6 +52,42 @@ pub struct CreateArgs {
 pub async fn run(command: AdminCommand) -> Result<(), CliError> {
     match command {
         AdminCommand::Create(args) => create(args).await,
+        AdminCommand::AfterRestore(args) => after_restore(args).await,
+    }
+}
+
+async fn after_restore(args: AfterRestoreArgs) -> Result<(), CliError> {
+    let settings = args.database.own_settings(BTreeMap::new())?.settings;
+    let assembled = assemble(&settings).await.map_err(|error| CliError::failed(error.to_string()))?;
+    let fleet = assembled.fleet;
+    let order = AfterRestore {
+        uids_left_out: args.uids_left_out,
+        uids: fleet.uids(),
+        token_key: TOKEN_KEY,
+        now: fleet.now(),
+    };
+    let failed = |text: String, hint: &str| Err(CliError::failed(text).hint(hint));
+    match fleet.store.after_restore(&order).await {
+        Ok(RestoreSettled::Settled { nodes, leases, uid_before, next_uid }) => {
+            eprintln!("{nodes} nodes will be looked at before they are offered; {leases} leases live");
+            eprintln!("account uids go on at {next_uid} (the backup says {uid_before})");
+            eprintln!("all access tokens are void: everybody has to log in anew");
+            eprintln!("now start Orion, and watch `orion nodes` until no node is cleaning");
+            Ok(())
+        }
+        Ok(RestoreSettled::InUse(running)) => {
+            let names: Vec<String> =
+                running.iter().map(|replica| format!("{} ({})", replica.name, replica.kind)).collect();
+            failed(
+                format!("the database is in use by {}", names.join(", ")),
+                "stop every control plane and scheduler, wait 10 s, and run this again",
+            )
+        }
+        Ok(RestoreSettled::TooFewUids { left }) => failed(
+            format!("only {left} account uids are left"),
+            "leave fewer out with --uids-left-out: more than leases were made since the backup",
+        ),
+        Err(error) => Err(CliError::failed(error.to_string())),
     }
 }
 

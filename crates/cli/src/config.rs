@@ -76,6 +76,24 @@ impl Paths {
         self.directory.join("id_ed25519")
     }
 
+    /// The file with a `Host` block for each lease, which `orion ssh-config --install` has ssh include.
+    pub fn ssh_config(&self) -> PathBuf {
+        self.directory.join("ssh_config")
+    }
+
+    /// Writes [`Self::ssh_config`].
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn keep_ssh_config(&self, text: &str) -> Result<(), CliError> {
+        self.write_private(&self.ssh_config(), text.as_bytes())
+    }
+
+    /// Where the pinned host keys of a lease are kept.
+    pub fn known_hosts(&self, api: &str, lease_id: i64) -> PathBuf {
+        self.directory.join("known_hosts.d").join(format!("{}-lease-{lease_id}", file_safe(api)))
+    }
+
     fn session_file(&self) -> PathBuf {
         self.directory.join("session.json")
     }
@@ -124,7 +142,7 @@ impl Paths {
     /// # Errors
     /// When the file cannot be written.
     pub fn keep_known_hosts(&self, api: &str, lease_id: i64, text: &str) -> Result<PathBuf, CliError> {
-        let path = self.directory.join("known_hosts.d").join(format!("{}-lease-{lease_id}", file_safe(api)));
+        let path = self.known_hosts(api, lease_id);
         self.write_private(&path, text.as_bytes())?;
         Ok(path)
     }

@@ -18,6 +18,10 @@ pub enum Kind {
     NotFound,
     /// Refused or not available now: too few free nodes, a conflict, no permission, the API is away.
     Unavailable,
+    /// `orion doctor` could not look.
+    NotChecked,
+    /// Stopped by Ctrl-C; nothing is left behind.
+    Interrupted,
     /// Whoever read our standard output closed it: nothing to say, nobody to say it to.
     ReaderGone,
 }
@@ -27,10 +31,12 @@ impl Kind {
     pub const fn exit_code(self) -> u8 {
         match self {
             Self::Failed => 1,
-            Self::Usage => 2,
+            Self::Usage | Self::NotChecked => 2,
             Self::NotLoggedIn => 3,
             Self::NotFound => 4,
             Self::Unavailable => 5,
+            // What a shell shows for a process that SIGINT ended.
+            Self::Interrupted => 130,
             // What a shell shows for a process that SIGPIPE ended.
             Self::ReaderGone => 141,
         }

@@ -7,9 +7,12 @@ mod admin;
 mod client;
 mod commands;
 mod config;
+mod completions;
 mod context;
+mod doctor;
 mod duration;
 mod error;
+mod examples;
 mod model;
 mod output;
 mod password;
@@ -18,8 +21,8 @@ mod sse;
 mod ssh_command;
 mod up;
 
-use clap::{CommandFactory, Parser, Subcommand};
-use commands::{account, change, events, leases, nodes, rent, ssh, token};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use commands::{account, brake, change, events, leases, nodes, rent, ssh, ssh_config, token, webhooks};
 use context::Context;
 use error::{CliError, Kind};
 use output::Format;
@@ -30,7 +33,7 @@ use std::{path::PathBuf, process::ExitCode};
 #[command(name = "orion", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "\
 Exit status: 0 done, 1 failed, 2 bad arguments or input, 3 not logged in, 4 no such lease, 5 refused or not \
-available now. `orion ssh` ends with the status of ssh.
+available now. `orion ssh` ends with the status of ssh, `orion doctor` with 1 for a violation and 2 if it could not look.
 Environment: ORION_API (address), ORION_TOKEN (instead of a login), ORION_PASSWORD (for signup and login).")]
 struct Cli {
     /// The API's address [default: that of the last login, or else http://127.0.0.1:8080]
@@ -66,31 +69,56 @@ enum Command {
     Show(leases::ShowArgs),
     /// Log in to the node of a lease, wherever it is by now
     Ssh(ssh::SshArgs),
+    /// Let plain ssh, scp, rsync and editors know your leases by name
+    SshConfig(ssh_config::SshConfigArgs),
+    /// Carry the bytes of an ssh connection to the node of a lease (ssh runs it)
+    #[command(hide = true)]
+    SshProxy(ssh_config::ProxyArgs),
     /// Give a lease more time
     Extend(change::ExtendArgs),
     /// End leases and clean their nodes
     Release(change::ReleaseArgs),
-    /// List the nodes
-    Nodes,
+    /// List the nodes, or drain them and put them back into use (admin)
+    Nodes(nodes::NodesArgs),
+    /// Show the brake that stops migration, or lift it (admin)
+    Brake(brake::BrakeArgs),
     /// Show what happened, or (-f) what happens
     Events(events::EventsArgs),
     /// Tokens that workers join with (admin)
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Send events to other programs (admin)
+    #[command(subcommand)]
+    Webhooks(webhooks::WebhooksCommand),
     /// Work on the database itself
     #[command(subcommand)]
     Admin(admin::AdminCommand),
+    /// Look whether what must hold does, in the database and on the nodes
+    Doctor(doctor::DoctorArgs),
     /// Run all of Orion in one process
     Up(up::UpArgs),
+    /// Print the OpenAPI document of the API that this version serves
+    Openapi,
     /// Print a completion script for a shell
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Print what may stand in a place of a command line (completion scripts run it)
+    #[command(hide = true)]
+    Complete {
+        /// What is completed
+        #[arg(value_enum)]
+        what: completions::What,
+    },
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = examples::within(Cli::command()).get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -133,18 +161,21 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Ls(args) => leases::list(&context()?, args).await,
         Command::Show(args) => leases::show(&context()?, args).await,
         Command::Ssh(args) => ssh::run(&context()?, args).await,
+        Command::SshConfig(args) => ssh_config::run(&context()?, args).await,
+        Command::SshProxy(args) => ssh_config::proxy(&context()?, args).await,
         Command::Extend(args) => change::extend(&context()?, args).await,
         Command::Release(args) => change::release(&context()?, args).await,
-        Command::Nodes => nodes::list(&context()?).await,
+        Command::Nodes(args) => nodes::run(&context()?, args).await,
+        Command::Brake(args) => brake::run(&context()?, args).await,
         Command::Events(args) => events::run(&context()?, args).await,
         Command::Token(command) => token::run(&context()?, command).await,
+        Command::Webhooks(command) => webhooks::run(&context()?, command).await,
         Command::Admin(command) => admin::run(command).await,
+        Command::Doctor(args) => doctor::run(output, args).await,
         Command::Up(args) => up::run(args).await,
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "orion", &mut script);
-            output::data(String::from_utf8_lossy(&script).trim_end())
-        }
+        Command::Openapi => output::data(&format!("{:#}", orion_control_plane::openapi::document())),
+        Command::Completions { shell } => output::data(completions::script(shell, Cli::command()).trim_end()),
+        Command::Complete { what } => completions::complete(&context()?, what).await,
     }
 }
 
@@ -159,6 +190,31 @@ mod tests {
     #[test]
     fn the_commands_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example_that_it_takes() {
+        fn leaves(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+            for sub in command.get_subcommands().filter(|sub| !matches!(sub.get_name(), "help" | "complete")) {
+                let path = format!("{path} {}", sub.get_name()).trim().to_owned();
+                if sub.get_subcommands().next().is_none() || !sub.is_subcommand_required_set() {
+                    found.push(path.clone());
+                }
+                leaves(sub, &path, found);
+            }
+        }
+        let mut commands = Vec::new();
+        leaves(&Cli::command(), "", &mut commands);
+        for command in &commands {
+            let (_, example) = examples::EXAMPLES
+                .iter()
+                .find(|(of, _)| of == command)
+                .unwrap_or_else(|| panic!("no example of 'orion {command}'"));
+            assert!(parsed(example).is_ok(), "{example}: {}", parsed(example).unwrap_err());
+            let words: Vec<&str> = example.split_whitespace().filter(|word| !word.starts_with('-')).collect();
+            assert!(words.join(" ").contains(command.as_str()), "{example} is no example of {command}");
+        }
+        assert_eq!(commands.len(), examples::EXAMPLES.len(), "an example of a command that is none");
     }
 
     #[test]
@@ -188,6 +244,9 @@ mod tests {
             "orion extend train",
             "orion extend train 2x",
             "orion release",
+            "orion nodes drain",
+            "orion nodes undrain",
+            "orion nodes lift a/b",
             "orion ls --api ftp://x",
             "orion ls -o yaml",
         ] {

@@ -172,6 +172,23 @@ pub struct Node {
     /// Its labels.
     #[serde(default, deserialize_with = "null_is_default")]
     pub tags: Vec<String>,
+    /// How far it is emptied, if it is.
+    #[serde(default)]
+    pub drain: Option<Drain>,
+}
+
+/// A node that is emptied.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Drain {
+    /// How far it is: `moving`, `waiting for a free node`, … `drained`.
+    #[serde(default)]
+    pub state: String,
+    /// Leases that are not off it yet.
+    #[serde(default)]
+    pub leases_left: u64,
+    /// When what is left loses the node.
+    #[serde(default)]
+    pub deadline: Option<Timestamp>,
 }
 
 /// The lease on a node.

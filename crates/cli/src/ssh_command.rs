@@ -69,19 +69,29 @@ pub fn known_hosts(lease_id: i64, lines: &[String]) -> Result<String, CliError> 
     Ok(text)
 }
 
+fn plain(text: &str, also: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with('-')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || also.contains(c))
+}
+
+/// An account's name, as it may stand in a command line or a configuration.
+///
+/// # Errors
+/// When it cannot be one.
+pub fn checked_user(user: &str) -> Result<&str, CliError> {
+    if plain(user, "_-.") {
+        return Ok(user);
+    }
+    Err(CliError::failed(format!("the API sent an account name that is none: '{user}'")))
+}
+
 /// The arguments after `ssh`.
 ///
 /// # Errors
 /// When the user or the host cannot be what they claim to be.
 pub fn arguments(login: &Login<'_>, extras: &Extras) -> Result<Vec<OsString>, CliError> {
-    let plain = |text: &str, also: &str| {
-        !text.is_empty()
-            && !text.starts_with('-')
-            && text.chars().all(|c| c.is_ascii_alphanumeric() || also.contains(c))
-    };
-    if !plain(login.user, "_-.") {
-        return Err(CliError::failed(format!("the API sent an account name that is none: '{}'", login.user)));
-    }
+    checked_user(login.user)?;
     if !plain(login.host, ".:-_") {
         return Err(CliError::failed(format!("the API sent an address that is none: '{}'", login.host)));
     }
@@ -116,7 +126,7 @@ pub fn arguments(login: &Login<'_>, extras: &Extras) -> Result<Vec<OsString>, Cl
 }
 
 /// A path as a value of ssh_config(5): quoted, `%` doubled.
-fn quoted(path: &Path) -> String {
+pub fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy().replace('%', "%%");
     if text.contains([' ', '\t']) { format!("\"{text}\"") } else { text }
 }

@@ -11,6 +11,7 @@ use orion_service::{
     process::{assemble_patiently, database_wait, raise_open_files, stop_on_signal},
     sealed::MasterKey,
     settings::Sources,
+    traces,
 };
 use std::{
     collections::BTreeMap,
@@ -110,7 +111,26 @@ impl DatabaseArgs {
     ///
     /// # Errors
     /// A setting that makes no sense; a directory or a master key that cannot be had.
-    pub fn own_settings(&self, mut given: BTreeMap<&'static str, String>) -> Result<OwnSettings, CliError> {
+    pub fn own_settings(&self, given: BTreeMap<&'static str, String>) -> Result<OwnSettings, CliError> {
+        self.settings_of(given, Missing::IsMade)
+    }
+
+    /// The same where nothing is made: for those who only look.
+    ///
+    /// # Errors
+    /// A setting that makes no sense; a master key that is not there.
+    pub fn own_settings_of_existing(
+        &self,
+        given: BTreeMap<&'static str, String>,
+    ) -> Result<OwnSettings, CliError> {
+        self.settings_of(given, Missing::IsAnError)
+    }
+
+    fn settings_of(
+        &self,
+        mut given: BTreeMap<&'static str, String>,
+        missing: Missing,
+    ) -> Result<OwnSettings, CliError> {
         given.extend(self.data_dir.clone().map(|dir| ("data_dir", dir)));
         given.extend(self.database_connections.clone().map(|count| ("database_connections", count)));
         given.extend((!self.database_url.is_empty()).then(|| ("database_url", self.database_url.join(","))));
@@ -121,7 +141,7 @@ impl DatabaseArgs {
         let sqlite_dir = urls.is_empty().then(|| dir.clone());
         let database_urls = match &sqlite_dir {
             Some(dir) => {
-                make_directory(dir)?;
+                missing.in_directory(dir)?;
                 vec![format!("sqlite:{}", dir.join("orion.db").display())]
             }
             None => urls,
@@ -129,8 +149,8 @@ impl DatabaseArgs {
         let master_key = match sources.get("master_key", MasterKey::parse).map_err(in_settings)? {
             Some(key) => key,
             None => {
-                make_directory(&dir)?;
-                master_key_file(&dir)?
+                missing.in_directory(&dir)?;
+                missing.master_key(&dir)?
             }
         };
         let settings = Settings {
@@ -143,6 +163,34 @@ impl DatabaseArgs {
             playbooks_dir: sources.text("playbooks").map_err(in_settings)?.map(PathBuf::from),
         };
         Ok(OwnSettings { sources, settings, sqlite_dir })
+    }
+}
+
+/// What is done about a directory and a master key that are not there.
+#[derive(Clone, Copy, Debug)]
+enum Missing {
+    IsMade,
+    IsAnError,
+}
+
+impl Missing {
+    fn in_directory(self, dir: &Path) -> Result<(), CliError> {
+        match self {
+            Self::IsMade => make_directory(dir),
+            Self::IsAnError => Ok(()),
+        }
+    }
+
+    fn master_key(self, dir: &Path) -> Result<MasterKey, CliError> {
+        let path = dir.join("master.key");
+        match self {
+            Self::IsAnError if !path.exists() => Err(CliError::new(
+                crate::error::Kind::NotChecked,
+                format!("there is no {}: Orion has not run with these settings", path.display()),
+            )
+            .hint("where it is: --data-dir DIR, --config FILE, or ORION_MASTER_KEY_FILE")),
+            Self::IsMade | Self::IsAnError => master_key_file(dir),
+        }
     }
 }
 
@@ -219,7 +267,8 @@ pub async fn run(args: UpArgs) -> Result<(), CliError> {
     logging::start(&sources).map_err(in_settings)?;
     raise_open_files();
     let config = Config::from_sources(&sources, settings.master_key.clone()).map_err(in_settings)?;
-    let scheduling = SchedulerConfig::from_sources(&sources).map_err(in_settings)?;
+    let mut scheduling = SchedulerConfig::from_sources(&sources).map_err(in_settings)?;
+    scheduling.master_key = Some(settings.master_key.clone());
     let first_admin = sources.secret("admin_password").map_err(in_settings)?;
     // The address first: it is the likeliest to fail, and nothing has been touched yet.
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
@@ -244,6 +293,7 @@ pub async fn run(args: UpArgs) -> Result<(), CliError> {
     let served = serve(app, listener).await;
     shutdown.cancel();
     let _ = scheduling.await;
+    traces::stop();
     served.map_err(|error| CliError::failed(format!("the API stopped: {error}")))
 }
 

@@ -1,5 +1,7 @@
-//! The brake: when many nodes go silent at once, it is more likely that the scheduler was cut off than
-//! that they all died. Then nothing is migrated until it is clear who is gone.
+//! The brake: when many nodes go silent at once, it is more likely that a scheduler was cut off than that they
+//! all died. Then nothing is migrated until it is clear who is gone.
+//!
+//! There is one brake for all schedulers. Whoever sees the reason pulls it; all honour it.
 
 use crate::Timestamp;
 use std::time::Duration;
@@ -11,8 +13,10 @@ pub struct BrakePolicy {
     pub window: Duration,
     /// At least so many nodes…
     pub nodes_min: usize,
-    /// …and more than this share of the fleet, in percent.
+    /// …and more than this share of the fleet, in percent…
     pub share_percent: usize,
+    /// …or more than this part of the nodes that one scheduler looks after, in percent.
+    pub own_percent: usize,
     /// After so long it lets go by itself, if the remaining nodes answer.
     pub lifts_after: Duration,
 }
@@ -23,90 +27,115 @@ impl Default for BrakePolicy {
             window: Duration::from_secs(30),
             nodes_min: 3,
             share_percent: 30,
+            own_percent: 50,
             lifts_after: Duration::from_secs(300),
         }
     }
 }
 
-/// What the brake looks at: one entry a node that is not long dead already.
+/// What the brake looks at. Nodes that have been dead for longer than the window count nowhere, and silence that
+/// began before the brake was lifted last is no silence that went before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FleetView {
-    /// Nodes that answer, or went silent within the window. Those dead for longer do not count.
+    /// Nodes that answer, or went silent within the window.
     pub fleet: usize,
     /// Nodes that stopped answering within the window.
     pub went_silent: usize,
+    /// Those of `fleet` that this scheduler looks after itself.
+    pub own: usize,
+    /// Those of `went_silent` that this scheduler looks after itself.
+    pub own_went_silent: usize,
     /// Nodes that do not answer now, for however long, and are not dead yet.
     pub silent_now: usize,
     /// Whether there are nodes that answer, and most of them do so on both of their paths.
     pub rest_answers: bool,
-    /// Whether every node has been looked at since this scheduler started. Until then nothing is let go.
+    /// Whether this scheduler has looked at every node of its own. Until then it lets nothing go.
     pub complete: bool,
+    /// Whether it is this scheduler's to let go: it pulled the brake itself, or the one that did is gone.
+    pub may_lift: bool,
+}
+
+/// A brake that is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Engaged {
+    /// Since when.
+    pub since: Timestamp,
+    /// Why, for people.
+    pub reason: String,
+    /// The scheduler that pulled it.
+    pub by: String,
 }
 
 /// Pulled or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Brake {
-    /// Since when, and why, if it is pulled.
-    pub engaged: Option<(Timestamp, String)>,
-    lifted_at: Option<Timestamp>,
+    /// If it is pulled.
+    pub engaged: Option<Engaged>,
+    /// When it was let go last, if it is not pulled: silence that began before counts no more.
+    pub lifted_at: Option<Timestamp>,
 }
 
-/// What a look changed.
+/// What a look finds to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BrakeChange {
-    /// Nothing is migrated from now on.
-    Engaged {
+    /// Pull it: nothing is migrated from now on.
+    Pull {
         /// For people.
         reason: String,
     },
-    /// Migration goes on.
-    Lifted {
+    /// Let it go: migration goes on.
+    Lift {
         /// For people.
         reason: String,
     },
 }
 
 impl Brake {
-    /// A brake that an earlier process left pulled.
-    pub fn restore(engaged: Option<(Timestamp, String)>) -> Self {
-        Self { engaged, lifted_at: None }
+    /// Whether silence that began then counts.
+    pub fn counts(&self, silent_since: Timestamp, policy: &BrakePolicy, now: Timestamp) -> bool {
+        now.since(silent_since) <= policy.window && self.lifted_at.is_none_or(|lifted| silent_since > lifted)
     }
 
-    /// Looks at the fleet and says what changed.
-    pub fn look(&mut self, view: &FleetView, policy: &BrakePolicy, now: Timestamp) -> Option<BrakeChange> {
-        let many = view.went_silent >= policy.nodes_min
-            && view.went_silent * 100 > view.fleet * policy.share_percent;
-        match &self.engaged {
-            None => {
-                // After it let go although nodes are silent, the same silence must not pull it again.
-                let resting = self.lifted_at.is_some_and(|at| now.since(at) < policy.window);
-                if !many || resting {
-                    return None;
-                }
-                let reason = format!(
-                    "{} of {} nodes went silent within {} s: more likely this scheduler is cut off",
-                    view.went_silent,
-                    view.fleet,
-                    policy.window.as_secs()
-                );
-                self.engaged = Some((now, reason.clone()));
-                Some(BrakeChange::Engaged { reason })
+    /// Looks at the fleet and says what is to be done.
+    pub fn look(&self, view: &FleetView, policy: &BrakePolicy, now: Timestamp) -> Option<BrakeChange> {
+        let Some(engaged) = &self.engaged else {
+            let within = policy.window.as_secs();
+            if view.went_silent >= policy.nodes_min
+                && view.went_silent * 100 > view.fleet * policy.share_percent
+            {
+                let (silent, fleet) = (view.went_silent, view.fleet);
+                return Some(BrakeChange::Pull {
+                    reason: format!(
+                        "{silent} of {fleet} nodes went silent within {within} s: more likely this scheduler is \
+                         cut off"
+                    ),
+                });
             }
-            Some(_) if !view.complete => None,
-            Some((since, _)) => {
-                let waited = now.since(*since);
-                let reason = if view.silent_now == 0 {
-                    "the silent nodes answer again".to_string()
-                } else if waited >= policy.lifts_after && view.rest_answers {
-                    self.lifted_at = Some(now);
-                    format!("{} s have passed and the remaining nodes answer", waited.as_secs())
-                } else {
-                    return None;
-                };
-                self.engaged = None;
-                Some(BrakeChange::Lifted { reason })
+            if view.own_went_silent >= policy.nodes_min
+                && view.own_went_silent * 100 > view.own * policy.own_percent
+            {
+                let (silent, own) = (view.own_went_silent, view.own);
+                return Some(BrakeChange::Pull {
+                    reason: format!(
+                        "{silent} of the {own} nodes of this scheduler went silent within {within} s: more \
+                         likely it is cut off"
+                    ),
+                });
             }
+            return None;
+        };
+        if !view.complete || !view.may_lift {
+            return None;
         }
+        let waited = now.since(engaged.since);
+        let reason = if view.silent_now == 0 {
+            "the silent nodes answer again".to_string()
+        } else if waited >= policy.lifts_after && view.rest_answers {
+            format!("{} s have passed and the remaining nodes answer", waited.as_secs())
+        } else {
+            return None;
+        };
+        Some(BrakeChange::Lift { reason })
     }
 }
 
@@ -118,55 +147,101 @@ mod tests {
         Timestamp::from_micros(secs * 1_000_000)
     }
 
+    /// What one scheduler that has all nodes sees.
     fn view(fleet: usize, went_silent: usize, rest_answers: bool) -> FleetView {
-        FleetView { fleet, went_silent, silent_now: went_silent, rest_answers, complete: true }
+        FleetView {
+            fleet,
+            went_silent,
+            own: fleet,
+            own_went_silent: went_silent,
+            silent_now: went_silent,
+            rest_answers,
+            complete: true,
+            may_lift: true,
+        }
+    }
+
+    fn engaged() -> Brake {
+        let engaged = Engaged { since: at(0), reason: "many".into(), by: "a".into() };
+        Brake { engaged: Some(engaged), lifted_at: None }
+    }
+
+    fn pulls(view: &FleetView) -> Option<String> {
+        match Brake::default().look(view, &BrakePolicy::default(), at(0)) {
+            Some(BrakeChange::Pull { reason }) => Some(reason),
+            Some(BrakeChange::Lift { .. }) | None => None,
+        }
+    }
+
+    fn lifts(view: &FleetView, now: i64) -> bool {
+        let change = engaged().look(view, &BrakePolicy::default(), at(now));
+        matches!(change, Some(BrakeChange::Lift { .. }))
     }
 
     #[test]
     fn two_dead_nodes_of_three_do_not_pull_the_brake() {
-        let mut brake = Brake::default();
-        assert_eq!(brake.look(&view(3, 2, true), &BrakePolicy::default(), at(0)), None);
+        assert_eq!(pulls(&view(3, 2, true)), None);
     }
 
     #[test]
     fn three_of_nine_pull_it_and_three_of_ten_do_not() {
-        let mut brake = Brake::default();
-        assert_eq!(brake.look(&view(10, 3, true), &BrakePolicy::default(), at(0)), None);
-        let change = brake.look(&view(9, 3, true), &BrakePolicy::default(), at(0));
-        assert!(matches!(change, Some(BrakeChange::Engaged { .. })), "{change:?}");
+        assert_eq!(pulls(&view(10, 3, true)), None);
+        assert!(pulls(&view(9, 3, true)).unwrap().starts_with("3 of 9 nodes went silent within 30 s"));
+    }
+
+    #[test]
+    fn more_than_half_of_one_scheduler_s_own_nodes_pull_it_also_where_the_fleet_is_large() {
+        let large =
+            |own, own_went_silent| FleetView { own, own_went_silent, ..view(100, own_went_silent, true) };
+        assert_eq!(pulls(&large(6, 3)), None, "half is not more than half");
+        assert!(pulls(&large(5, 3)).unwrap().starts_with("3 of the 5 nodes of this scheduler went silent"));
+        assert_eq!(pulls(&large(2, 2)), None, "two nodes may well die");
+    }
+
+    #[test]
+    fn nodes_of_all_schedulers_count_together() {
+        let two_of_each = FleetView { own: 5, own_went_silent: 2, ..view(10, 4, true) };
+        assert!(pulls(&two_of_each).unwrap().starts_with("4 of 10 nodes"));
     }
 
     #[test]
     fn it_lets_go_after_five_minutes_only_if_the_rest_answers() {
-        let mut brake = Brake::restore(Some((at(0), "many".into())));
-        let policy = BrakePolicy::default();
         let silent = |rest_answers| FleetView { silent_now: 3, ..view(9, 0, rest_answers) };
-        assert_eq!(brake.look(&silent(true), &policy, at(299)), None, "too early");
-        assert_eq!(brake.look(&silent(false), &policy, at(301)), None, "the rest does not answer");
-        assert!(matches!(brake.look(&silent(true), &policy, at(302)), Some(BrakeChange::Lifted { .. })));
-        assert_eq!(brake.engaged, None);
+        assert!(!lifts(&silent(true), 299), "too early");
+        assert!(!lifts(&silent(false), 301), "the rest does not answer");
+        assert!(lifts(&silent(true), 302));
     }
 
     #[test]
     fn silence_that_only_grows_old_does_not_let_it_go() {
-        let mut brake = Brake::restore(Some((at(0), "many".into())));
         let old = FleetView { silent_now: 3, ..view(9, 0, true) };
-        assert_eq!(brake.look(&old, &BrakePolicy::default(), at(29)), None);
-        assert_eq!(brake.look(&old, &BrakePolicy::default(), at(31)), None);
+        assert!(!lifts(&old, 29));
+        assert!(!lifts(&old, 31));
     }
 
     #[test]
     fn a_scheduler_that_has_not_seen_all_nodes_yet_lets_nothing_go() {
-        let mut brake = Brake::restore(Some((at(0), "many".into())));
-        let unseen = FleetView { complete: false, ..view(0, 0, true) };
-        assert_eq!(brake.look(&unseen, &BrakePolicy::default(), at(400)), None);
+        assert!(!lifts(&FleetView { complete: false, ..view(0, 0, true) }, 400));
+    }
+
+    #[test]
+    fn who_did_not_pull_it_lets_it_go_only_when_the_one_that_did_is_gone() {
+        assert!(!lifts(&FleetView { may_lift: false, ..view(9, 0, true) }, 400));
+        assert!(lifts(&view(9, 0, true), 400));
     }
 
     #[test]
     fn it_lets_go_at_once_when_all_come_back() {
-        let mut brake = Brake::default();
-        let policy = BrakePolicy::default();
-        assert!(brake.look(&view(3, 3, true), &policy, at(0)).is_some());
-        assert!(matches!(brake.look(&view(3, 0, true), &policy, at(5)), Some(BrakeChange::Lifted { .. })));
+        assert!(lifts(&view(3, 0, true), 5));
+    }
+
+    #[test]
+    fn silence_from_before_the_brake_was_lifted_counts_no_more() {
+        let (policy, lifted) = (BrakePolicy::default(), Brake { engaged: None, lifted_at: Some(at(100)) });
+        assert!(!lifted.counts(at(99), &policy, at(101)));
+        assert!(!lifted.counts(at(100), &policy, at(101)));
+        assert!(lifted.counts(at(101), &policy, at(102)), "new silence does");
+        assert!(!lifted.counts(at(101), &policy, at(132)), "until it is old");
+        assert!(Brake::default().counts(at(99), &policy, at(101)), "and without a lift, all does");
     }
 }

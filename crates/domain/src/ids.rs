@@ -44,3 +44,11 @@ id!(
     /// A join token that lets workers register.
     TokenId
 );
+id!(
+    /// An address that events are sent to.
+    WebhookId
+);
+id!(
+    /// One event for one webhook.
+    DeliveryId
+);

@@ -33,6 +33,8 @@ pub enum EndReason {
     Expired,
     /// Its node was lost and its policy says `end`.
     NodeLost,
+    /// Its node was drained and its policy says `end`.
+    Drained,
     /// An admin reset the system.
     Reset,
     /// It could not be provided; the text says why.
@@ -48,6 +50,7 @@ impl std::fmt::Display for EndReason {
             Self::Released => f.write_str("released"),
             Self::Expired => f.write_str("its time was up"),
             Self::NodeLost => f.write_str("its node was lost, and its policy is to end then"),
+            Self::Drained => f.write_str("its node was drained, and its policy is to end then"),
             Self::Reset => f.write_str("an admin reset the system"),
             Self::Failed { detail } => write!(f, "failed: {detail}"),
         }
@@ -67,9 +70,9 @@ pub enum LeaseState {
         /// Where.
         node: NodeId,
     },
-    /// `from` was lost; the account is being made on `to`, or waits for a node to come free.
+    /// `from` was lost, or is being drained; the account is being made on `to`, or waits for a node to come free.
     Migrating {
-        /// The node that was lost.
+        /// The node that was lost, or that the lease has to leave.
         from: NodeId,
         /// The node that takes over, once one is found.
         to: Option<NodeId>,
@@ -165,6 +168,23 @@ pub enum LeaseEvent {
         from: NodeId,
         /// To this one.
         to: NodeId,
+        /// Why, where nothing was lost: the node is being drained.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Its node is to be given up: it will be moved, or end, by its policy. Its state is the same.
+    NodeDraining {
+        /// Which.
+        node: NodeId,
+        /// Why.
+        reason: String,
+        /// When it has to be off the node; none: no limit.
+        deadline: Option<Timestamp>,
+    },
+    /// Its node stays after all.
+    NodeUndrained {
+        /// Which.
+        node: NodeId,
     },
     /// No node could take it yet (or the one that should have cannot).
     Waiting {
@@ -209,6 +229,8 @@ impl LeaseEvent {
             Self::Activated { .. } => "lease.active",
             Self::NodeLost { .. } => "lease.node_lost",
             Self::Moving { .. } => "lease.moving",
+            Self::NodeDraining { .. } => "lease.node_draining",
+            Self::NodeUndrained { .. } => "lease.node_undrained",
             Self::Waiting { .. } => "lease.waiting",
             Self::Moved { .. } => "lease.moved",
             Self::Returned { .. } => "lease.returned",
@@ -237,6 +259,8 @@ pub struct Account {
 pub struct Lease {
     /// Its number.
     pub id: LeaseId,
+    /// Its ULID: never given twice, while a database that was restored from a backup gives numbers again.
+    pub ulid: String,
     /// Its owner.
     pub user: UserId,
     /// Its name, if its owner gave one.
@@ -330,9 +354,29 @@ impl LeaseState {
                 LeaseEvent::Replaced { from: node, to, reason: reason.into() },
             )),
             Self::Migrating { from, reason: why, .. } => {
-                Ok((Self::Migrating { from, to: Some(to), reason: why }, LeaseEvent::Moving { from, to }))
+                let event = LeaseEvent::Moving { from, to, reason: None };
+                Ok((Self::Migrating { from, to: Some(to), reason: why }, event))
             }
             Self::Active { .. } | Self::Releasing { .. } | Self::Ended { .. } => self.refused("placed"),
+        }
+    }
+
+    /// The login works on `node`, which is being drained, and `to` takes over: it works on the old node until the
+    /// new one has confirmed it.
+    ///
+    /// # Errors
+    /// When the login does not work on `node`, or `to` is the same.
+    pub fn leave_node(self, node: NodeId, to: NodeId, reason: &str) -> Result<(Self, LeaseEvent), Refused> {
+        match self {
+            Self::Active { node: held } if held == node && to != node => Ok((
+                Self::Migrating { from: node, to: Some(to), reason: reason.into() },
+                LeaseEvent::Moving { from: node, to, reason: Some(reason.into()) },
+            )),
+            Self::Provisioning { .. }
+            | Self::Active { .. }
+            | Self::Migrating { .. }
+            | Self::Releasing { .. }
+            | Self::Ended { .. } => self.refused("moved off that node"),
         }
     }
 
@@ -346,6 +390,35 @@ impl LeaseState {
         policy: OnNodeLoss,
         reason: &str,
     ) -> Result<(Self, LeaseEvent), Refused> {
+        self.lose(node, policy, reason, EndReason::NodeLost)
+    }
+
+    /// The time that `node` was given for draining is up: the same as if it were gone.
+    ///
+    /// # Errors
+    /// When the login does not work on `node`.
+    pub fn lose_drained_node(
+        self,
+        node: NodeId,
+        policy: OnNodeLoss,
+        reason: &str,
+    ) -> Result<(Self, LeaseEvent), Refused> {
+        match self {
+            Self::Active { .. } => self.lose(node, policy, reason, EndReason::Drained),
+            Self::Provisioning { .. }
+            | Self::Migrating { .. }
+            | Self::Releasing { .. }
+            | Self::Ended { .. } => self.refused("taken off that node"),
+        }
+    }
+
+    fn lose(
+        self,
+        node: NodeId,
+        policy: OnNodeLoss,
+        reason: &str,
+        end: EndReason,
+    ) -> Result<(Self, LeaseEvent), Refused> {
         let reason = reason.to_string();
         match self {
             Self::Active { node: held } if held == node => match policy {
@@ -353,10 +426,9 @@ impl LeaseState {
                     Self::Migrating { from: node, to: None, reason: reason.clone() },
                     LeaseEvent::NodeLost { node, reason },
                 )),
-                OnNodeLoss::End => Ok((
-                    Self::Releasing { node, reason: EndReason::NodeLost },
-                    LeaseEvent::Releasing { reason: EndReason::NodeLost },
-                )),
+                OnNodeLoss::End => {
+                    Ok((Self::Releasing { node, reason: end.clone() }, LeaseEvent::Releasing { reason: end }))
+                }
             },
             Self::Migrating { from, to: Some(to), .. } if to == node => Ok((
                 Self::Migrating { from, to: None, reason: reason.clone() },
@@ -422,79 +494,4 @@ impl LeaseState {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: NodeId = NodeId(1);
-    const B: NodeId = NodeId(2);
-
-    fn every_state() -> Vec<LeaseState> {
-        vec![
-            LeaseState::Provisioning { node: A },
-            LeaseState::Active { node: A },
-            LeaseState::Migrating { from: A, to: None, reason: "dead".into() },
-            LeaseState::Migrating { from: A, to: Some(B), reason: "dead".into() },
-            LeaseState::Releasing { node: A, reason: EndReason::Released },
-            LeaseState::Ended { reason: EndReason::Expired },
-        ]
-    }
-
-    #[test]
-    fn a_lease_lives_from_request_over_a_move_to_its_end() {
-        let (state, event) = LeaseState::Provisioning { node: A }.confirm(A).unwrap();
-        assert_eq!(event, LeaseEvent::Activated { node: A });
-        let (state, _) = state.lose_node(A, OnNodeLoss::Migrate, "no answer").unwrap();
-        assert_eq!(state.occupies(), Some(A), "it keeps its own node until another is found");
-        let (state, event) = state.place_on(B, "").unwrap();
-        assert_eq!(event, LeaseEvent::Moving { from: A, to: B });
-        assert_eq!(state.wants_account_on(), Some(B));
-        let (state, event) = state.confirm(B).unwrap();
-        assert_eq!(event, LeaseEvent::Moved { from: A, to: B });
-        let (state, _) = state.end(EndReason::Released).unwrap();
-        assert_eq!((state.occupies(), state.wants_account_on()), (Some(B), None));
-        let (state, _) = state.finish(B).unwrap();
-        assert_eq!((state.phase(), state.occupies()), (Phase::Ended, None));
-    }
-
-    #[test]
-    fn a_migrating_lease_takes_its_own_node_back() {
-        let waiting = LeaseState::Migrating { from: A, to: None, reason: "dead".into() };
-        assert_eq!(waiting.confirm(A).unwrap().1, LeaseEvent::Returned { node: A });
-    }
-
-    #[test]
-    fn a_confirmation_from_another_node_is_refused() {
-        for state in every_state() {
-            assert!(state.clone().confirm(NodeId(9)).is_err(), "{state:?}");
-        }
-        let moving = LeaseState::Migrating { from: A, to: Some(B), reason: "dead".into() };
-        assert!(moving.confirm(A).is_err(), "the lost node's word came too late");
-    }
-
-    #[test]
-    fn a_lease_with_the_policy_end_ends_when_its_node_is_lost() {
-        let (state, _) = LeaseState::Active { node: A }.lose_node(A, OnNodeLoss::End, "dead").unwrap();
-        assert_eq!(state, LeaseState::Releasing { node: A, reason: EndReason::NodeLost });
-    }
-
-    #[test]
-    fn nothing_leaves_the_end_and_nothing_is_released_twice() {
-        let ended = LeaseState::Ended { reason: EndReason::Expired };
-        assert!(ended.clone().end(EndReason::Released).is_err());
-        assert!(ended.clone().place_on(B, "").is_err());
-        assert!(ended.clone().lose_node(A, OnNodeLoss::Migrate, "").is_err());
-        assert!(ended.finish(A).is_err());
-        let releasing = LeaseState::Releasing { node: A, reason: EndReason::Released };
-        let refusal = releasing.end(EndReason::Expired).unwrap_err();
-        assert_eq!(refusal.to_string(), "a lease that is releasing cannot be released");
-    }
-
-    #[test]
-    fn a_state_that_wants_an_account_also_occupies_that_node() {
-        for state in every_state() {
-            if let Some(node) = state.wants_account_on() {
-                assert_eq!(state.occupies(), Some(node), "{state:?}");
-            }
-        }
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 use crate::{
     LeaseId, NodeId, Timestamp,
+    drain::Drain,
     names::{HostAddr, Hostname, Port, Tag},
 };
 use serde::{Deserialize, Serialize};
@@ -126,8 +127,8 @@ pub struct Node {
     pub health_since: Timestamp,
     /// Why it is kept out of use, if it is.
     pub quarantine: Option<String>,
-    /// Why it takes no new leases, if it does not (drain, maintenance).
-    pub cordon: Option<String>,
+    /// Whether it is being emptied: then it takes no new leases.
+    pub drain: Option<Drain>,
     /// The agent's link.
     pub link: LinkState,
     /// Since when the link is so.
@@ -171,7 +172,7 @@ impl Node {
         self.admission == Admission::Admitted
             && self.health == Health::Alive
             && self.quarantine.is_none()
-            && self.cordon.is_none()
+            && self.drain.is_none()
             && self.lease.is_none()
             && !self.is_dirty()
     }
@@ -186,10 +187,11 @@ impl Node {
             Admission::Reported => return "confirming",
             Admission::Admitted => {}
         }
-        match self.health {
-            Health::Alive if self.cordon.is_some() => "draining",
-            Health::Alive if self.is_dirty() && self.lease.is_none() => "cleaning",
-            Health::Unknown | Health::Alive | Health::Suspect | Health::Unreachable | Health::Dead => {
+        match (self.health, &self.drain) {
+            (Health::Alive, Some(drain)) if drain.drained_at.is_some() => "drained",
+            (Health::Alive, Some(_)) => "draining",
+            (Health::Alive, None) if self.is_dirty() && self.lease.is_none() => "cleaning",
+            (Health::Unknown | Health::Alive | Health::Suspect | Health::Unreachable | Health::Dead, _) => {
                 self.health.as_str()
             }
         }

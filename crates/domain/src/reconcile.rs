@@ -8,6 +8,10 @@ use crate::{LeaseId, Timestamp, lease::Account, names::UnixName};
 pub struct DesiredAccount {
     /// Whose it is.
     pub lease: LeaseId,
+    /// The lease's ULID.
+    pub ulid: String,
+    /// Whether its login never worked anywhere yet: then its uid must be higher than any that the node has seen.
+    pub is_new: bool,
     /// The login.
     pub account: Account,
     /// When it ends (without the grace).
@@ -80,6 +84,8 @@ mod tests {
     fn desired(user: &str, uid: u32) -> DesiredAccount {
         DesiredAccount {
             lease: LeaseId(1),
+            ulid: "01K0000000000000000000000A".into(),
+            is_new: true,
             account: Account {
                 user: user.parse().unwrap(),
                 uid,

@@ -7,6 +7,7 @@
 use crate::{
     Fleet,
     fleet::target_of,
+    metrics::ReconcileResult,
     playbook::{NodeInventory, Playbook, Reply, Report, read_reply},
 };
 use orion_domain::{
@@ -16,12 +17,19 @@ use orion_domain::{
     reconcile::{Action, DesiredAccount, Observed, delete_by_uid, plan},
 };
 use orion_ssh::{ExecRequest, SshError, Target, Verdict};
-use orion_store::{Cas, FinishReconcile, Finished, MoveReason, NodeClaim, StoreError};
+use orion_store::{
+    Cas, ClaimRenewed, FinishReconcile, Finished, MoveReason, NodeClaim, NodeMemory, StoreError,
+};
 use serde_json::{Value, json};
 use std::time::Duration;
+use tracing::Instrument;
 
 /// What a run may take on top of its own limit: the way there and back, and `timeout -k`.
 const TRANSFER: Duration = Duration::from_secs(10);
+
+/// How often work goes on after the node knew more than the database: once for the epoch, once for the uid, and
+/// once more for a process that raised them meanwhile.
+const RENEWALS_MAX: u32 = 3;
 
 /// What the caller has just changed about the node, if it knows: then the node need not be listed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +77,17 @@ enum Stop {
     Refused(String),
     Unreached(String),
     Superseded,
+    /// The node has seen this higher epoch.
+    StaleEpoch(u64),
+    /// The node has seen this uid, and the lease is new and has none above it.
+    UidSeen(LeaseId, u32),
+    Database(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Database(error)
+    }
 }
 
 /// What was done on a node.
@@ -86,7 +105,29 @@ impl Fleet {
     /// # Errors
     /// Only the database's; what the node does is in [`Applied`].
     pub async fn apply(&self, claim: &NodeClaim, change: Change) -> Result<Applied, StoreError> {
-        let work = self.work_on(claim, change);
+        let span = tracing::info_span!("apply", node = %claim.node.id, lease = tracing::field::Empty);
+        if let Some(lease) = claim.lease() {
+            span.record("lease", tracing::field::display(lease));
+        }
+        let applied = self.apply_under(claim, change).instrument(span).await;
+        self.metrics.reconciled(match &applied {
+            Ok(Applied::Done(..)) => ReconcileResult::Done,
+            Ok(Applied::Unfit(_)) => ReconcileResult::Unfit,
+            Ok(Applied::Refused(_)) => ReconcileResult::Refused,
+            Ok(Applied::Unreached(_)) => ReconcileResult::Unreached,
+            Ok(Applied::Superseded) => ReconcileResult::Superseded,
+            Err(_) => ReconcileResult::DatabaseAway,
+        });
+        if let Ok(Applied::Done(finished, _)) = &applied {
+            for (_, lost_at) in &finished.recovered {
+                self.metrics.moved(self.now().since(*lost_at));
+            }
+        }
+        applied
+    }
+
+    async fn apply_under(&self, claim: &NodeClaim, change: Change) -> Result<Applied, StoreError> {
+        let work = self.work_through(claim, change);
         tokio::pin!(work);
         let ttl = self.config.claim_ttl;
         let mut ours_until = self.now().plus(ttl);
@@ -105,12 +146,15 @@ impl Fleet {
                 }
             }
         };
-        let outcome = match worked {
-            Ok(outcome) => outcome,
+        let (claim, outcome) = match worked {
+            Ok(done) => done,
             Err(Stop::Unfit(reason)) => return Ok(Applied::Unfit(reason)),
             Err(Stop::Refused(reason)) => return Ok(Applied::Refused(reason)),
             Err(Stop::Unreached(reason)) => return Ok(Applied::Unreached(reason)),
-            Err(Stop::Superseded) => return Ok(Applied::Superseded),
+            Err(Stop::Superseded | Stop::StaleEpoch(_) | Stop::UidSeen(..)) => {
+                return Ok(Applied::Superseded);
+            }
+            Err(Stop::Database(error)) => return Err(error),
         };
         let report = (!outcome.removed.is_empty()).then(|| json!({ "removed": outcome.removed }));
         let finish = FinishReconcile {
@@ -120,7 +164,7 @@ impl Fleet {
             report: report.clone(),
             subordinate: outcome.subordinate,
         };
-        let finished = self.store.finish_reconcile(claim, &finish, self.now()).await?;
+        let finished = self.store.finish_reconcile(&claim, &finish, self.now()).await?;
         self.nudge.all();
         match finished {
             Cas::Done(finished) => Ok(Applied::Done(finished, report)),
@@ -128,9 +172,50 @@ impl Fleet {
         }
     }
 
-    async fn work_on(&self, claim: &NodeClaim, change: Change) -> Result<Outcome, Stop> {
-        let target = target_of(&claim.node).map_err(Stop::Refused)?;
+    /// Works on the node, and goes on where it knew more than a database that was restored from a backup. The
+    /// claim that comes back is the one that the work was done for.
+    async fn work_through(&self, claim: &NodeClaim, change: Change) -> Result<(NodeClaim, Outcome), Stop> {
+        let (mut claim, mut change) = (claim.clone(), change);
         let mut outcome = Outcome::default();
+        let mut renewals = 0;
+        loop {
+            let stop = match self.work_on(&claim, change, &mut outcome).await {
+                Ok(()) => return Ok((claim, outcome)),
+                Err(stop) => stop,
+            };
+            renewals += 1;
+            let renewed = match stop {
+                Stop::StaleEpoch(seen) if renewals <= RENEWALS_MAX => {
+                    self.store.renew_epoch(&claim, seen, self.now()).await?
+                }
+                Stop::UidSeen(lease, highest) if renewals <= RENEWALS_MAX => {
+                    self.store.renew_uid(&claim, lease, highest, self.uids(), self.now()).await?
+                }
+                Stop::Unfit(_)
+                | Stop::Refused(_)
+                | Stop::Unreached(_)
+                | Stop::Superseded
+                | Stop::StaleEpoch(_)
+                | Stop::UidSeen(..)
+                | Stop::Database(_) => return Err(stop),
+            };
+            claim = match renewed {
+                ClaimRenewed::Renewed(renewed) => *renewed,
+                ClaimRenewed::Superseded => return Err(Stop::Superseded),
+                ClaimRenewed::Impossible(reason) => return Err(Stop::Refused(reason)),
+                ClaimRenewed::UidsExhausted => {
+                    return Err(Stop::Unreached("the range of account uids is used up".into()));
+                }
+            };
+            tracing::warn!(node = %claim.node.id, epoch = claim.epoch, "the node has seen more than the database; going on above it");
+            // What the database says of this node need not be so: it is listed first.
+            change = Change::Unknown;
+            (outcome.account_ready, outcome.deadline_applied) = (None, None);
+        }
+    }
+
+    async fn work_on(&self, claim: &NodeClaim, change: Change, outcome: &mut Outcome) -> Result<(), Stop> {
+        let target = target_of(&claim.node).map_err(Stop::Refused)?;
         // One known change to a node that held exactly what it should needs no look at the node first.
         let known = if claim.was_clean_before { change } else { Change::Unknown };
         let actions = match (known, &claim.desired, &claim.retiring) {
@@ -176,7 +261,7 @@ impl Fleet {
                 }
             }
         }
-        Ok(outcome)
+        Ok(())
     }
 
     async fn create_user(
@@ -190,6 +275,8 @@ impl Fleet {
             ("user", account.user.as_str()),
             ("uid", &account.uid.to_string()),
             ("lease", &desired.lease.to_string()),
+            ("lease_ulid", &desired.ulid),
+            ("is_new", if desired.is_new { "yes" } else { "no" }),
             ("password_hash", account.password_hash.expose()),
             ("public_key", account.public_key.as_deref().unwrap_or_default()),
             ("deadline_s", &self.seconds_left(desired.until).to_string()),
@@ -250,7 +337,14 @@ impl Fleet {
             ("uid_max", &*self.config.last_uid.to_string()),
         ];
         let report = self.run(target, self.playbooks.list_users(), claim, &values).await?;
-        report.node_inventory().map_err(|error| Stop::Refused(format!("list_users: {error}")))
+        let inventory =
+            report.node_inventory().map_err(|error| Stop::Refused(format!("list_users: {error}")))?;
+        // A node is not offered before it is known that no uid will be given out that it has seen. What a lease file
+        // names was seen, too, also where it was written by a version that remembered nothing else.
+        let known = inventory.lease_files.iter().copied().filter(|uid| *uid <= self.config.last_uid);
+        let highest_uid = known.fold(inventory.highest_uid, u32::max);
+        self.compare_memory(claim.node.id, NodeMemory { epoch: inventory.epoch, highest_uid }).await?;
+        Ok(inventory)
     }
 
     /// Seconds until the node itself has to close the login: never zero, which the playbooks refuse.
@@ -288,7 +382,11 @@ impl Fleet {
             }
             Reply::Unfit { reason } => Err(Stop::Unfit(reason)),
             Reply::BadValue(what) => Err(Stop::Unfit(format!("{name} does not take these values: {what}"))),
-            Reply::StaleEpoch => Err(Stop::Superseded),
+            Reply::StaleEpoch { seen } => Err(Stop::StaleEpoch(seen)),
+            Reply::UidSeen { highest } => Err(match claim.lease() {
+                Some(lease) => Stop::UidSeen(lease, highest),
+                None => Stop::Refused(format!("{name} refused a uid and was given none")),
+            }),
             Reply::Busy => Err(Stop::Unreached(format!("{name}: another run holds the node's lock"))),
             Reply::InputIncomplete => Err(Stop::Unreached(format!("{name}: the input was cut off"))),
             Reply::TimedOut { step } => Err(Stop::Unreached(format!("{name}, step '{step}' took too long"))),

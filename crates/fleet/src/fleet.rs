@@ -1,6 +1,6 @@
 //! The parts that work on nodes, in one bundle: store, SSH pool, playbooks, clock.
 
-use crate::{Nudge, playbook::Playbooks};
+use crate::{Metrics, Nudge, playbook::Playbooks};
 use orion_domain::{Clock, Timestamp, agent::DEADLINE_GRACE_S, node::Node};
 use orion_ssh::{HostKey, Pool, Target};
 use orion_store::Store;
@@ -71,6 +71,8 @@ pub struct Parts {
     pub nudge: Nudge,
     /// Whether this machine's clock is too far off the database's to take claims.
     pub clock_is_off: AtomicBool,
+    /// What this process counts.
+    pub metrics: Metrics,
 }
 
 impl Fleet {

@@ -7,15 +7,21 @@
 //! The SSH happens in `apply.rs`.
 
 mod apply;
+mod doctor;
 mod end;
 mod fleet;
+mod memory;
+pub mod metrics;
 mod nudge;
 pub mod playbook;
 mod provision;
 
 pub use apply::{Applied, Change};
+pub use doctor::NodesExamined;
 pub use fleet::{
     CHANGES_OVERLAP, Fleet, FleetConfig, Parts, REPLICA_BEAT_EVERY, REPLICA_STALE_AFTER, target_of,
 };
+pub use memory::{MEMORY_COMMAND, read_memory};
+pub use metrics::Metrics;
 pub use nudge::{Nudge, Nudged};
 pub use provision::{NotProvisioned, Provisioned};

@@ -68,6 +68,7 @@ impl Fleet {
     ///
     /// # Errors
     /// [`NotProvisioned`]; the lease is then left in the state that the database has.
+    #[tracing::instrument(name = "provision", skip_all, fields(lease = %placement.lease.id))]
     pub async fn provision(&self, placement: Placement) -> Result<Provisioned, NotProvisioned> {
         let mut placement = placement;
         let lease = placement.lease.id;
@@ -77,6 +78,7 @@ impl Fleet {
             if let Applied::Done(finished, _) = &applied
                 && finished.activated.contains(&lease)
             {
+                tracing::info!(%lease, %node, "a lease's login works");
                 return Ok(Provisioned { lease, node });
             }
             // The node is as it should be, but that is without this lease by now; or somebody else has it.

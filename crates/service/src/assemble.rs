@@ -7,7 +7,7 @@ use crate::{
 };
 use orion_domain::SystemClock;
 use orion_fleet::{
-    Fleet, FleetConfig, Nudge, Parts,
+    Fleet, FleetConfig, Metrics, Nudge, Parts,
     playbook::{PlaybookError, Playbooks},
 };
 use orion_ssh::{Pool, PoolConfig};
@@ -91,6 +91,7 @@ pub async fn assemble(settings: &Settings) -> Result<Assembled, AssembleError> {
         config: FleetConfig::new(holder_name()),
         nudge: Nudge::default(),
         clock_is_off: AtomicBool::new(false),
+        metrics: Metrics::default(),
     });
     Ok(Assembled { fleet, keys })
 }

@@ -6,6 +6,9 @@ use orion_ssh::ControlCa;
 use orion_store::{Store, StoreError};
 use std::sync::Arc;
 
+/// The sealed value that signs access tokens.
+pub const TOKEN_KEY: &str = "jwt-key";
+
 /// The shared keys, opened.
 pub struct Keys {
     /// Signs access tokens.
@@ -34,7 +37,7 @@ impl Keys {
     /// # Errors
     /// [`KeysError`]
     pub async fn open(store: &Store, master: &MasterKey) -> Result<Self, KeysError> {
-        let jwt = sealed(store, master, "jwt-key", || rand::random::<[u8; 32]>().to_vec()).await?;
+        let jwt = sealed(store, master, TOKEN_KEY, || rand::random::<[u8; 32]>().to_vec()).await?;
         let ca_text = sealed(store, master, "control-ca", || {
             ControlCa::generate().to_openssh().map(|text| text.as_bytes().to_vec()).unwrap_or_default()
         })

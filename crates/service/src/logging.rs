@@ -1,8 +1,21 @@
 //! Logs: on standard error, for people or as one JSON object a line.
 
-use crate::settings::{SettingsError, Sources};
-use std::io::IsTerminal;
-use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt};
+use crate::{
+    settings::{SettingsError, Sources},
+    traces,
+};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+};
+use tracing::Subscriber;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    fmt::MakeWriter,
+    layer::{Layered, SubscriberExt},
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
 
 /// What is logged unless told otherwise: the libraries' daily noise is not.
 pub const DEFAULT_FILTER: &str = "info,russh=warn,sqlx=warn";
@@ -28,7 +41,30 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
-/// Starts logging as `ORION_LOG` (else `RUST_LOG`) and `ORION_LOG_FORMAT` say.
+/// What this process is called in traces: the name of its program.
+fn service() -> String {
+    let program = std::env::args_os().next().map(PathBuf::from);
+    let name = program.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| "orion".to_owned())
+}
+
+/// One JSON object a line: the event's own fields beside `timestamp`, `level` and `message`, and in `spans` those
+/// of what it happened in. A request's span has `request_id`; what is about a lease or a node has `lease`, `node`.
+pub fn json_lines<S, W>(writer: W) -> impl Layer<S> + Send + Sync
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(true)
+        .with_writer(writer)
+}
+
+/// Starts logging as `ORION_LOG` (else `RUST_LOG`) and `ORION_LOG_FORMAT` say, and tracing where
+/// `ORION_OTLP_ENDPOINT` does; [`traces::stop`] ends that.
 ///
 /// # Errors
 /// A filter or a format that makes no sense.
@@ -40,25 +76,19 @@ pub fn start(sources: &Sources) -> Result<(), SettingsError> {
         Some(filter) => filter,
         None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER)),
     };
-    let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
+    // One filter for all layers, not one each: with filters of their own, layers miss events after a library
+    // only asked whether a level is on (as sqlx does before it logs a statement).
+    let lines: Box<dyn Layer<Layered<EnvFilter, Registry>> + Send + Sync> = match format {
         LogFormat::Pretty => Box::new(
             tracing_subscriber::fmt::layer()
                 .with_ansi(std::io::stderr().is_terminal())
-                .with_writer(std::io::stderr)
-                .with_filter(filter),
+                .with_writer(std::io::stderr),
         ),
-        LogFormat::Json => Box::new(
-            tracing_subscriber::fmt::layer()
-                .json()
-                .flatten_event(true)
-                .with_current_span(false)
-                .with_span_list(true)
-                .with_writer(std::io::stderr)
-                .with_filter(filter),
-        ),
+        LogFormat::Json => Box::new(json_lines(std::io::stderr)),
     };
+    let traces = sources.get("otlp_endpoint", |endpoint| traces::layer(endpoint, &service()))?;
     // A second call in one process (tests) keeps the first.
-    let _ = Registry::default().with(lines).try_init();
+    let _ = Registry::default().with(filter).with(lines).with(traces).try_init();
     for doubtful in sources.doubtful_variables() {
         tracing::warn!("{doubtful}");
     }

@@ -3,11 +3,11 @@
 use axum::{
     Json, Router,
     extract::State,
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use orion_fleet::Fleet;
+use orion_fleet::{Fleet, metrics::OPEN_METRICS};
 use serde_json::json;
 use std::sync::atomic::Ordering;
 use tokio::net::TcpListener;
@@ -21,6 +21,7 @@ pub async fn serve(listener: TcpListener, fleet: Fleet, shutdown: CancellationTo
     let router = Router::new()
         .route("/api/live", get(|| async { Json(json!({ "status": "alive" })) }))
         .route("/api/health", get(health))
+        .route("/metrics", get(metrics))
         .with_state(fleet);
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
@@ -36,4 +37,8 @@ async fn health(State(fleet): State<Fleet>) -> Response {
     };
     let body = json!({ "status": status, "database": word(database), "clock": word(clock) });
     (code, Json(body)).into_response()
+}
+
+async fn metrics(State(fleet): State<Fleet>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, OPEN_METRICS)], fleet.metrics_text().await)
 }

@@ -21,6 +21,9 @@ const DATABASE_WAIT: Duration = Duration::from_secs(60);
 /// Pause between two tries to reach the database at a start.
 const DATABASE_RETRY: Duration = Duration::from_secs(1);
 
+/// How often a start that waits for the database says so.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
 /// Why a service does not run, and with which status its process ends.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
@@ -78,7 +81,9 @@ where
         raise_open_files();
         let runtime = tokio::runtime::Runtime::new()
             .map_err(|error| ServiceError::Machine(format!("no runtime: {error}")))?;
-        runtime.block_on(run(sources, check))
+        let outcome = runtime.block_on(run(sources, check));
+        crate::traces::stop();
+        outcome
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -168,10 +173,14 @@ pub fn database_settings(sources: &Sources) -> Result<Settings, SettingsError> {
 /// [`AssembleError`]
 pub async fn assemble_patiently(settings: &Settings, patience: Duration) -> Result<Assembled, AssembleError> {
     let begun = Instant::now();
+    let mut told: Option<Instant> = None;
     loop {
         match assemble(settings).await {
             Err(error) if error.may_pass() && begun.elapsed() < patience => {
-                tracing::warn!(%error, "the database is not there yet; it is tried again");
+                if told.is_none_or(|at| at.elapsed() >= TOLD_AGAIN_AFTER) {
+                    told = Some(Instant::now());
+                    tracing::warn!(%error, "the database is not there yet; it is tried again for {patience:?}");
+                }
                 tokio::time::sleep(DATABASE_RETRY).await;
             }
             done => return done,

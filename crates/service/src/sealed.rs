@@ -75,6 +75,11 @@ impl MasterKey {
         Secret::new(format!("{prefix}_{}", URL_SAFE_NO_PAD.encode(key.0.as_slice())))
     }
 
+    /// Thirty-two bytes that are the same for the same `purpose` and `salt`, and unknown without this key.
+    pub fn derive_bytes(&self, purpose: &str, salt: &[u8]) -> Zeroizing<[u8; 32]> {
+        self.derive(purpose, salt).0
+    }
+
     /// The sealing key for `purpose`; `salt` is a further secret (a raw idempotency key) or empty.
     pub fn derive(&self, purpose: &str, salt: &[u8]) -> SealingKey {
         let mut key = Zeroizing::new([0u8; 32]);

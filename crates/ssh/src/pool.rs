@@ -153,6 +153,20 @@ impl Pool {
         old.end();
     }
 
+    /// Lets go of the node's pooled session: commands that run on it finish, and it ends with the last of them. A
+    /// dial under way is given up.
+    pub fn let_go(&self, node_id: i64) {
+        let mut nodes = self.shared.lock();
+        let Some(node) = nodes.get_mut(&node_id) else { return };
+        let old = std::mem::replace(&mut node.state, State::Empty);
+        tidy(&mut nodes, node_id);
+        drop(nodes);
+        match old {
+            State::Dialling { cancel, .. } => cancel.cancel(),
+            State::Open { .. } | State::Empty => {}
+        }
+    }
+
     /// Open pooled sessions.
     pub fn session_count(&self) -> usize {
         let open = |node: &&Node| matches!(&node.state, State::Open { session, .. } if !session.is_closed());

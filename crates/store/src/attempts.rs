@@ -77,6 +77,14 @@ impl Tx {
         self.witness.get_or_insert(witness);
     }
 
+    /// The ULID of the first event that this transaction told; empty if none was.
+    pub(crate) fn witnessed_event(&self) -> String {
+        match &self.witness {
+            Some(Witness::Event(uid)) => uid.clone(),
+            Some(Witness::Claim(..)) | None => String::new(),
+        }
+    }
+
     async fn sees(&mut self, witness: &Witness) -> Result<bool> {
         let (sql, values) = witness.query();
         Ok(self.one::<(i64,)>(sql, values).await?.is_some_and(|(count,)| count > 0))
@@ -179,6 +187,7 @@ impl<'a, T> Attempts<'a, T> {
                 return Some(Err(fault));
             }
         }
+        self.db.retries().count(&fault);
         let ceiling_us = 400_u64 << self.tried.min(8);
         tokio::time::sleep(Duration::from_micros(rand::random_range(ceiling_us / 4..ceiling_us))).await;
         None

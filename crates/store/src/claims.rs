@@ -7,6 +7,7 @@ use crate::{
     Store,
     attempts::{Tx, Witness, transaction},
     db::vals,
+    drain::IS_BEING_LEFT,
     error::{Result, StoreError},
     events::new_ulid,
     model::NodeClaim,
@@ -14,7 +15,7 @@ use crate::{
 };
 use orion_domain::{
     LeaseId, NodeId, Timestamp,
-    lease::{Lease, LeaseState},
+    lease::{Lease, LeaseState, Phase},
     node::Node,
     reconcile::DesiredAccount,
 };
@@ -24,10 +25,19 @@ use std::time::Duration;
 pub(crate) const CLAIMABLE: &str = "(claimed_until IS NULL OR claimed_until <= ?)";
 
 /// Puts together what a claim's holder has to know.
-pub(crate) fn node_claim(record: NodeRecord, token: String, lease: Option<&Lease>) -> Result<NodeClaim> {
+pub(crate) fn node_claim(
+    record: NodeRecord,
+    token: String,
+    lease: Option<&Lease>,
+    now: Timestamp,
+) -> Result<NodeClaim> {
     let epoch = u64::try_from(record.epoch).unwrap_or(0);
     let node = Node::try_from(record)?;
-    let wants = lease.filter(|lease| lease.state.wants_account_on() == Some(node.id));
+    // A lease that lost the node when its drain was due is not given back before the drain is over.
+    let wants = lease.filter(|lease| {
+        lease.state.wants_account_on() == Some(node.id)
+            && (node.gives_back(now) || !matches!(lease.state, LeaseState::Migrating { to: None, .. }))
+    });
     let retiring = lease
         .filter(|lease| matches!(&lease.state, LeaseState::Releasing { node: held, .. } if *held == node.id));
     Ok(NodeClaim {
@@ -37,6 +47,8 @@ pub(crate) fn node_claim(record: NodeRecord, token: String, lease: Option<&Lease
         was_clean_before: node.applied_version + 1 == node.desired_version,
         desired: wants.map(|lease| DesiredAccount {
             lease: lease.id,
+            ulid: lease.ulid.clone(),
+            is_new: lease.state.phase() == Phase::Provisioning,
             account: lease.account.clone(),
             until: lease.until,
         }),
@@ -64,12 +76,22 @@ impl Tx {
             return Ok(None);
         }
         self.leave_witness(Witness::Claim(id.0, token.into()));
+        self.read_claim(id, token, now).await
+    }
+
+    /// What the holder of a claim has to know, as it is now.
+    pub(crate) async fn read_claim(
+        &mut self,
+        id: NodeId,
+        token: &str,
+        now: Timestamp,
+    ) -> Result<Option<NodeClaim>> {
         let Some(record) = self.node_record(id).await? else { return Ok(None) };
         let lease = match record.lease_id {
             Some(lease) => self.lease(LeaseId(lease)).await?,
             None => None,
         };
-        Ok(Some(node_claim(record, token.into(), lease.as_ref())?))
+        Ok(Some(node_claim(record, token.into(), lease.as_ref(), now)?))
     }
 
     pub(crate) async fn lease(&mut self, id: LeaseId) -> Result<Option<Lease>> {
@@ -131,16 +153,19 @@ impl Store {
     }
 
     /// Nodes that should be reconciled now: admitted, alive, dirty, claimed by nobody, not paused after a
-    /// failure. Quarantined ones, too: what an account left there has to go all the same.
+    /// failure. Quarantined ones, too: what an account left there has to go all the same. Not those that are being
+    /// drained and whose lease is just on its way to another node: its login works until that one has confirmed it.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn dirty_nodes(&self, now: Timestamp, limit: u32) -> Result<Vec<NodeId>, StoreError> {
         let sql = format!(
             "SELECT id FROM nodes WHERE admission = 'admitted' AND health = 'alive' \
-             AND applied_version < desired_version AND retry_at <= ? AND {CLAIMABLE} ORDER BY retry_at, id LIMIT ?"
+             AND applied_version < desired_version AND retry_at <= ? AND {CLAIMABLE} \
+             AND NOT (drain_since IS NOT NULL AND (drain_deadline IS NULL OR drain_deadline > ?) \
+             AND {IS_BEING_LEFT}) ORDER BY retry_at, id LIMIT ?"
         );
-        let rows = self.db.all::<(i64,)>(sqlx::AssertSqlSafe(sql), vals![now, now, limit]).await?;
+        let rows = self.db.all::<(i64,)>(sqlx::AssertSqlSafe(sql), vals![now, now, now, limit]).await?;
         Ok(rows.into_iter().map(|(id,)| NodeId(id)).collect())
     }
 }

@@ -6,6 +6,7 @@
 use crate::{
     error::{Fault, Result, StoreError},
     model::StoreConfig,
+    retries::Retries,
 };
 use sqlx::{
     Connection, Encode, Executor, FromRow, MySql, SqlSafeStr, SqlStr, Sqlite, Type,
@@ -102,13 +103,14 @@ async fn held<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) -> Result<Held<DB>> {
 pub(crate) struct Hosts {
     pools: Vec<MySqlPool>,
     current: AtomicUsize,
+    retries: Retries,
 }
 
 /// The database.
 #[derive(Clone)]
 pub(crate) enum Db {
     Maria(Arc<Hosts>),
-    Lite { writer: SqlitePool, readers: SqlitePool },
+    Lite { writer: SqlitePool, readers: SqlitePool, retries: Arc<Retries> },
 }
 
 /// A connection in a transaction.
@@ -138,6 +140,14 @@ impl Db {
     /// The text for the database at hand, where they differ.
     pub(crate) const fn sql(&self, maria: &'static str, lite: &'static str) -> &'static str {
         if self.is_maria() { maria } else { lite }
+    }
+
+    /// How often something was run again.
+    pub(crate) fn retries(&self) -> &Retries {
+        match self {
+            Self::Maria(hosts) => &hosts.retries,
+            Self::Lite { retries, .. } => retries,
+        }
     }
 
     pub(crate) fn host(&self) -> usize {
@@ -194,9 +204,11 @@ impl Db {
                     if started.elapsed() >= self.patience() {
                         return Err(Fault::Gone(text));
                     }
+                    self.retries().count(&Fault::Gone(text));
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                Err(Fault::Retry(_)) if started.elapsed() < OPERATION_MAX => {
+                Err(Fault::Retry(text)) if started.elapsed() < OPERATION_MAX => {
+                    self.retries().count(&Fault::Retry(text));
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 result => return result,
@@ -333,7 +345,7 @@ async fn open_maria(config: &StoreConfig) -> std::result::Result<Db, StoreError>
     if !reached {
         return Err(StoreError::Unavailable(problem));
     }
-    Ok(Db::Maria(Arc::new(Hosts { pools, current: AtomicUsize::new(0) })))
+    Ok(Db::Maria(Arc::new(Hosts { pools, current: AtomicUsize::new(0), retries: Retries::default() })))
 }
 
 async fn check_host(options: &MySqlConnectOptions) -> std::result::Result<(), sqlx::Error> {
@@ -360,7 +372,7 @@ async fn open_sqlite(path: &Path) -> std::result::Result<Db, StoreError> {
         .max_connections(SQLITE_READERS)
         .acquire_timeout(OPERATION_MAX)
         .connect_lazy_with(options.read_only(true));
-    Ok(Db::Lite { writer, readers })
+    Ok(Db::Lite { writer, readers, retries: Arc::default() })
 }
 
 /// The file holds crypt hashes: for its owner only, from its first moment (its WAL takes the same mode).

@@ -27,7 +27,11 @@ const REACHABLE: &str = "AND health = 'alive' AND admission = 'admitted'";
 fn clipped(reason: &EndReason) -> EndReason {
     match reason {
         EndReason::Failed { detail } => EndReason::Failed { detail: clip(detail) },
-        EndReason::Released | EndReason::Expired | EndReason::NodeLost | EndReason::Reset => reason.clone(),
+        EndReason::Released
+        | EndReason::Expired
+        | EndReason::NodeLost
+        | EndReason::Drained
+        | EndReason::Reset => reason.clone(),
     }
 }
 

@@ -125,6 +125,8 @@ impl Store {
 /// Follows the event log and gives each event once, also those that become visible late.
 #[derive(Debug)]
 pub struct EventTail {
+    /// Where it began.
+    from: i64,
     /// Everything up to here was visible long ago.
     floor: i64,
     /// Events above the floor that were given already.
@@ -154,22 +156,31 @@ impl EventTail {
     /// # Errors
     /// [`StoreError`].
     pub async fn resume(store: &Store, last: EventId, now: Timestamp) -> Result<Self, StoreError> {
-        let at = store.db.one::<(i64,)>("SELECT at FROM events WHERE id = ?", vals![last.0]).await?;
-        let floor = match at {
-            None => Some(last.0),
-            Some((at,)) => {
-                let before = Timestamp::from_micros(at).minus(OVERLAP);
-                let sql = "SELECT MAX(id) FROM events WHERE at < ? AND id < ?";
-                store.db.one::<(Option<i64>,)>(sql, vals![before, last.0]).await?.and_then(|(id,)| id)
-            }
+        // An id from the time before an older backup was restored may be greater than any there is now.
+        let sql = "SELECT id, at FROM events WHERE id <= ? ORDER BY id DESC LIMIT 1";
+        let Some((from, at)) = store.db.one::<(i64, i64)>(sql, vals![last.0]).await? else {
+            return Ok(Self::from_settled(EventId(0), now));
         };
-        let floor = floor.unwrap_or(0);
-        Ok(Self { floor, given: BTreeSet::new(), marks: VecDeque::from([(now, floor)]) })
+        let before = Timestamp::from_micros(at).minus(OVERLAP);
+        let sql = "SELECT MAX(id) FROM events WHERE at < ? AND id < ?";
+        let floor = store.db.one::<(Option<i64>,)>(sql, vals![before, from]).await?.and_then(|(id,)| id);
+        Ok(Self { from, ..Self::from_settled(EventId(floor.unwrap_or(0)), now) })
+    }
+
+    /// After `settled`, of which is known that nothing up to it becomes visible any more.
+    pub fn from_settled(settled: EventId, now: Timestamp) -> Self {
+        let marks = VecDeque::from([(now, settled.0)]);
+        Self { from: settled.0, floor: settled.0, given: BTreeSet::new(), marks }
+    }
+
+    /// Every event up to here has been given; none of them comes any more.
+    pub const fn settled(&self) -> EventId {
+        EventId(self.floor)
     }
 
     /// The greatest number given so far (or where the tail began).
     pub fn position(&self) -> EventId {
-        EventId(self.given.last().copied().unwrap_or(self.floor).max(self.floor))
+        EventId(self.given.last().copied().unwrap_or(self.floor).max(self.floor).max(self.from))
     }
 
     /// What is new, in the order of its numbers. `now` may be any clock that only grows.

@@ -10,7 +10,7 @@ use serde_json::json;
 impl Store {
     /// Forgets the nodes that are clean and free. Their token and host key are remembered, so that their
     /// agents may register again. The others stay, each with the reason; so do quarantined ones (their
-    /// pinned key is the evidence).
+    /// pinned key is the evidence) and those that are drained (they would be offered again).
     ///
     /// # Errors
     /// [`StoreError`].
@@ -63,6 +63,9 @@ fn why_kept(node: &Node, now: Timestamp) -> Option<String> {
     }
     if let Some(reason) = &node.quarantine {
         return Some(format!("it is quarantined: {reason}"));
+    }
+    if let Some(drain) = &node.drain {
+        return Some(format!("it is being drained: {}", drain.reason));
     }
     if node.claimed_until.is_some_and(|until| until > now) {
         return Some("it is being worked on".into());

@@ -24,8 +24,8 @@ impl Store {
     /// for its own node; if another lease has that one by now, it keeps the dead target and waits there.
     ///
     /// `Stale`: the node changed since `expected_version` was read, or it is `Dead` and the verdict would only
-    /// doubt that (`Suspect`, `Unknown`): what it lost is not undone by a doubt. The same verdict again changes
-    /// nothing.
+    /// doubt that (`Suspect`, `Unknown`): what it lost is not undone by a doubt; or the verdict is `Dead` and the
+    /// brake is on, also when another scheduler pulled it only now. The same verdict again changes nothing.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -37,7 +37,7 @@ impl Store {
         reason: &str,
         now: Timestamp,
     ) -> Result<Cas<HealthChanged>, StoreError> {
-        let reason = clip(reason);
+        let (maria, reason) = (self.db.is_maria(), clip(reason));
         let outcome = transaction!(&self.db, |tx| {
             let Some(record) = tx.node_record(id).await? else { return Ok(Cas::Gone) };
             if record.version != expected_version {
@@ -49,6 +49,10 @@ impl Store {
                 return Ok(Cas::Done(HealthChanged { node: before, leases: Vec::new() }));
             }
             if before.health == Health::Dead && matches!(health, Health::Suspect | Health::Unknown) {
+                return Ok(Cas::Stale);
+            }
+            if health == Health::Dead && before.health != Health::Dead && tx.brake_is_on(maria).await? {
+                tx.abandon();
                 return Ok(Cas::Stale);
             }
             change_health(tx, &before, health, &reason, now).await

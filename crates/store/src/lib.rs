@@ -13,11 +13,16 @@
 //! - Rows become domain types in one place (`rows`); a row that cannot is [`StoreError::Corrupt`].
 //!
 //! Where to look: `place` gives a lease its node, `moves` another one, `reconcile` confirms it, `health`
-//! loses it, `ending` ends it; `transitions` writes each of these steps.
+//! loses it (unless the `brake` is on), `drain` empties its node, `ending` ends it; `transitions` writes each of
+//! these steps.
 
 mod attempts;
+mod brake;
 mod claims;
 mod db;
+mod deliveries;
+mod doctor;
+mod drain;
 mod ending;
 mod error;
 mod events;
@@ -26,6 +31,7 @@ mod health;
 mod idempotency;
 mod leases;
 mod links;
+mod memory;
 mod migrate;
 mod model;
 mod moves;
@@ -33,17 +39,28 @@ mod nodes;
 mod place;
 mod reconcile;
 mod registration;
+mod restore;
+mod retries;
 mod rows;
+mod second_look;
 mod settings;
 mod tally;
 mod transitions;
 mod users;
 mod values;
+mod webhooks;
 
+pub use drain::DrainRequest;
+pub use deliveries::{Delivery, DeliveryClaim, DeliveryState, Tried, WebhookTally};
+pub use doctor::{Examined, HowFar};
 pub use error::{Cas, StoreError};
 pub use events::EventTail;
+pub use memory::{ClaimRenewed, MemoryCompared, NodeMemory, UidRange};
 pub use model::*;
+pub use restore::{AfterRestore, RestoreSettled};
+pub use retries::RetryTally;
 pub use tally::NodeTally;
+pub use webhooks::{NewWebhook, Webhook};
 
 use attempts::transaction;
 use db::Db;
@@ -87,6 +104,11 @@ impl Store {
         micros
             .map(Timestamp::from_micros)
             .ok_or_else(|| StoreError::Unavailable("the database has no clock".into()))
+    }
+
+    /// Whether only one process can share this database (SQLite).
+    pub fn is_for_one_process(&self) -> bool {
+        !self.db.is_maria()
     }
 
     /// Whether the database works: a transaction and a table read (a Galera node that is not primary answers

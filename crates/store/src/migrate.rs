@@ -7,7 +7,7 @@ use crate::{
     error::{Fault, StoreError},
 };
 use sqlx::{
-    MySqlPool,
+    MySqlPool, SqlitePool,
     migrate::{MigrateError, Migrator},
 };
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const OTHER_REPLICA_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(db: &Db) -> Result<(), StoreError> {
     match db {
-        Db::Lite { writer, .. } => SQLITE.run(writer).await.map_err(explain),
+        Db::Lite { writer, .. } => run_sqlite(writer).await.map_err(explain),
         Db::Maria(hosts) => {
             let mut problem = StoreError::Unavailable("no database host answers".into());
             for pool in hosts.pools() {
@@ -33,6 +33,10 @@ pub(crate) async fn run(db: &Db) -> Result<(), StoreError> {
             Err(problem)
         }
     }
+}
+
+pub(crate) async fn run_sqlite(pool: &SqlitePool) -> Result<(), MigrateError> {
+    SQLITE.run(pool).await
 }
 
 /// MariaDB's DDL is not transactional and, on Galera, sqlx's lock is local to a node: replicas that start at
@@ -85,7 +89,7 @@ fn explain_fault(error: &MigrateError) -> Option<Fault> {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "MigrateError is non-exhaustive")]
-fn explain(error: MigrateError) -> StoreError {
+pub(crate) fn explain(error: MigrateError) -> StoreError {
     StoreError::Migration(match error {
         MigrateError::VersionMissing(version) => format!(
             "it was made by a newer version of Orion (it has migration {version}, which this one does not know); \

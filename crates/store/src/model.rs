@@ -7,7 +7,7 @@ use orion_domain::{
     credentials::SshPublicKey,
     lease::{Account, Lease, OnNodeLoss, Phase},
     names::{HostAddr, Hostname, LeaseName, Port, Tag, UnixName},
-    node::{Facts, Node},
+    node::{Facts, Health, Node},
     reconcile::DesiredAccount,
 };
 use serde::{Deserialize, Serialize};
@@ -165,6 +165,14 @@ pub struct NodeClaim {
     pub retiring: Option<(LeaseId, Account)>,
 }
 
+impl NodeClaim {
+    /// The lease that the work is for: whose account is to be there, or is to go.
+    pub fn lease(&self) -> Option<LeaseId> {
+        let desired = self.desired.as_ref().map(|desired| desired.lease);
+        desired.or_else(|| self.retiring.as_ref().map(|(lease, _)| *lease))
+    }
+}
+
 /// What a reconcile did.
 #[derive(Clone, Debug, Default)]
 pub struct FinishReconcile {
@@ -185,6 +193,9 @@ pub struct FinishReconcile {
 pub struct Finished {
     /// Leases that became `Active`.
     pub activated: Vec<LeaseId>,
+    /// Those of them that lost a node and are on another one now, with when they lost it. One that leaves a node
+    /// which is there, as for a drain, is not among them.
+    pub recovered: Vec<(LeaseId, Timestamp)>,
     /// Leases that became `Ended`.
     pub ended: Vec<LeaseId>,
 }
@@ -225,6 +236,37 @@ pub struct Replica {
     pub kind: String,
     /// Its last beat.
     pub beat_at: Timestamp,
+}
+
+/// One scheduler's question to another: does this node answer you?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecondLook {
+    /// The node to dial.
+    pub node: NodeId,
+    /// Who asks.
+    pub asked_by: String,
+    /// When; tells one question from the next.
+    pub asked_at: Timestamp,
+}
+
+/// What came of a [`SecondLook`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecondLookAnswer {
+    /// Whether the node answered; none if who was asked cannot say.
+    pub answers: Option<bool>,
+    /// What the dial said, for people.
+    pub detail: String,
+}
+
+/// A node as the brake looks at it: whether it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeGlance {
+    /// The node.
+    pub id: NodeId,
+    /// Its health.
+    pub health: Health,
+    /// Since when.
+    pub health_since: Timestamp,
 }
 
 /// The login of one lease to be.
@@ -302,7 +344,7 @@ pub enum PlaceOutcome {
     UidsExhausted,
 }
 
-/// Why a lease leaves a node before its account worked there.
+/// Why a lease leaves a node: before its account worked there, or because the node is drained.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MoveReason {
     /// The node refused to make an account: it is quarantined.
@@ -313,13 +355,15 @@ pub enum MoveReason {
     Lost(String),
     /// The node is dead.
     NodeDead,
+    /// The node is being drained ([`orion_domain::drain::Drain::why`]); its login works.
+    Draining(String),
 }
 
 impl MoveReason {
     /// For people.
     pub fn text(&self) -> &str {
         match self {
-            Self::Refused(text) | Self::Unfit(text) | Self::Lost(text) => text,
+            Self::Refused(text) | Self::Unfit(text) | Self::Lost(text) | Self::Draining(text) => text,
             Self::NodeDead => "the node is dead",
         }
     }
@@ -328,7 +372,7 @@ impl MoveReason {
 /// A wish to bring a lease to another node.
 #[derive(Clone, Debug)]
 pub struct MoveRequest<'a> {
-    /// The lease: `Provisioning` or `Migrating`.
+    /// The lease: `Provisioning` or `Migrating`; `Active` only for [`MoveReason::Draining`].
     pub lease: LeaseId,
     /// The node that it occupies now.
     pub away_from: NodeId,
@@ -351,13 +395,13 @@ pub enum MoveOutcome {
     /// It has a new node.
     Placed(Placement),
     /// No node is free. A `Migrating` lease waits and has left the old node (or keeps it, if it is its own);
-    /// a `Provisioning` one is as it was. Of a node that the lease keeps, the caller keeps the claim.
+    /// a `Provisioning` or `Active` one is as it was. Of a node that the lease keeps, the caller keeps the claim.
     NoneFree {
         /// When the next lease ends.
         next_end: Option<Timestamp>,
     },
     /// The lease is not (any more) on that node, or not on its way, or the claim was lost, or its own node is
-    /// about to give it back: do nothing.
+    /// about to give it back, or it is another lease's turn to leave a drained node: do nothing.
     Stale,
 }
 

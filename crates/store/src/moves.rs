@@ -1,5 +1,5 @@
 //! A lease on its way goes to another node: because the one it was to have refused, is unfit, cannot be
-//! reached, or is dead.
+//! reached, or is dead. One whose login works does when its node is drained.
 
 use crate::{
     Store,
@@ -32,6 +32,10 @@ impl Store {
     /// `Stale` for a caller without a claim while a `Migrating` lease on its own node may be given back
     /// there: that node is claimed, or alive and admitted.
     ///
+    /// For [`MoveReason::Draining`] also one in `Active`: the old node keeps its account until the new one has
+    /// confirmed it. One lease of the fleet at a time, the others are `Stale`; so is one whose node is claimed, not
+    /// reachable, or not drained any more. When no node is free it stays as it was.
+    ///
     /// # Errors
     /// [`StoreError`].
     pub async fn move_lease(&self, request: &MoveRequest<'_>) -> Result<MoveOutcome, StoreError> {
@@ -42,12 +46,22 @@ impl Store {
 async fn move_lease(tx: &mut Tx, request: &MoveRequest<'_>) -> Result<MoveOutcome> {
     let now = request.now;
     let Some(lease) = tx.lease(request.lease).await? else { return Ok(MoveOutcome::Stale) };
-    let on_its_way = matches!(lease.state, LeaseState::Provisioning { .. } | LeaseState::Migrating { .. });
-    if !on_its_way || lease.state.occupies() != Some(request.away_from) {
+    let draining = matches!(request.why, MoveReason::Draining(_));
+    let fits = match lease.state {
+        LeaseState::Provisioning { .. } | LeaseState::Migrating { .. } => !draining,
+        LeaseState::Active { .. } => draining,
+        LeaseState::Releasing { .. } | LeaseState::Ended { .. } => false,
+    };
+    if !fits || lease.state.occupies() != Some(request.away_from) {
         return Ok(MoveOutcome::Stale);
     }
     let record = tx.node_record(request.away_from).await?;
-    if let Some(claim) = request.claim_of_old {
+    if draining {
+        let Some(record) = record else { return Ok(MoveOutcome::Stale) };
+        if !may_leave(&Node::try_from(record)?, now) || !tx.take_drain_turn().await? {
+            return Ok(MoveOutcome::Stale);
+        }
+    } else if let Some(claim) = request.claim_of_old {
         if record.and_then(|record| record.claim_token).as_deref() != Some(claim.token.as_str()) {
             return Ok(MoveOutcome::Stale);
         }
@@ -67,7 +81,12 @@ async fn move_lease(tx: &mut Tx, request: &MoveRequest<'_>) -> Result<MoveOutcom
         return none_free(tx, &lease, request).await;
     };
     let reason = clip(request.why.text());
-    let Ok(next) = lease.state.clone().place_on(node.id, &reason) else { return Ok(MoveOutcome::Stale) };
+    let next = if draining {
+        lease.state.clone().leave_node(request.away_from, node.id, &reason)
+    } else {
+        lease.state.clone().place_on(node.id, &reason)
+    };
+    let Ok(next) = next else { return Ok(MoveOutcome::Stale) };
     leave_old(tx, &lease, request).await?;
     let claimer = Claimer { holder: request.holder, ttl: request.claim_ttl };
     let token = tx.occupy(node.id, lease.id, claimer, now).await?;
@@ -75,14 +94,23 @@ async fn move_lease(tx: &mut Tx, request: &MoveRequest<'_>) -> Result<MoveOutcom
     let Some(record) = tx.node_record(node.id).await? else {
         return Err(Fault::Retry("the new node vanished".into()));
     };
-    let claim = node_claim(record, token, Some(&lease))?;
+    let claim = node_claim(record, token, Some(&lease), now)?;
     Ok(MoveOutcome::Placed(Placement { lease, claim }))
 }
 
 /// Whether somebody works on the node or soon will: then the lease that waits for it gets it back there.
 fn may_give_back(own: &Node, now: Timestamp) -> bool {
-    own.claimed_until.is_some_and(|until| until > now)
-        || (own.health == Health::Alive && own.admission == Admission::Admitted)
+    own.gives_back(now)
+        && (own.claimed_until.is_some_and(|until| until > now)
+            || (own.health == Health::Alive && own.admission == Admission::Admitted))
+}
+
+/// Whether a lease whose login works on the node may leave it: it is drained, nobody works on it, and it is not
+/// about to be found dead.
+fn may_leave(own: &Node, now: Timestamp) -> bool {
+    own.drain.is_some()
+        && own.claimed_until.is_none_or(|until| until <= now)
+        && matches!(own.health, Health::Alive | Health::Unreachable)
 }
 
 /// The lease leaves its old node: that is nobody's, dirty and not claimed, and quarantined if it refused.
@@ -100,7 +128,7 @@ async fn leave_old(tx: &mut Tx, lease: &Lease, request: &MoveRequest<'_>) -> Res
 async fn quarantine_old(tx: &mut Tx, lease: &Lease, request: &MoveRequest<'_>) -> Result<bool> {
     let refused = match &request.why {
         MoveReason::Refused(reason) => request.claim_of_old.map(|_| clip(reason)),
-        MoveReason::Unfit(_) | MoveReason::Lost(_) | MoveReason::NodeDead => None,
+        MoveReason::Unfit(_) | MoveReason::Lost(_) | MoveReason::NodeDead | MoveReason::Draining(_) => None,
     };
     let Some(reason) = refused else { return Ok(false) };
     let sql = "UPDATE nodes SET quarantine = ?, version = version + 1, changed_at = ? \
@@ -116,7 +144,7 @@ async fn quarantine_old(tx: &mut Tx, lease: &Lease, request: &MoveRequest<'_>) -
 async fn none_free(tx: &mut Tx, lease: &Lease, request: &MoveRequest<'_>) -> Result<MoveOutcome> {
     let now = request.now;
     let outcome = MoveOutcome::NoneFree { next_end: tx.next_end(now).await? };
-    let why = format!("no node is free ({})", clip(request.why.text()));
+    let why = format!("no node is free ({})", tx.why_moving(request).await?);
     if let LeaseState::Migrating { from, to: Some(target), .. } = &lease.state
         && let Ok(next) = lease.state.clone().lose_node(*target, lease.on_node_loss, &why)
         && tx.is_nobodys(*from).await?
@@ -132,6 +160,21 @@ async fn none_free(tx: &mut Tx, lease: &Lease, request: &MoveRequest<'_>) -> Res
         None => tx.abandon(),
     }
     Ok(outcome)
+}
+
+impl Tx {
+    /// Why the lease moves, for people. One that lost a node which was drained has not lost it to death.
+    async fn why_moving(&mut self, request: &MoveRequest<'_>) -> Result<String> {
+        let node = match request.why {
+            MoveReason::NodeDead => self.node_record(request.away_from).await?,
+            MoveReason::Refused(_) | MoveReason::Unfit(_) | MoveReason::Lost(_) | MoveReason::Draining(_) => {
+                None
+            }
+        };
+        let node = node.map(Node::try_from).transpose()?.filter(|node| node.health != Health::Dead);
+        let drained = node.and_then(|node| node.drain).map(|drain| drain.why());
+        Ok(clip(&drained.unwrap_or_else(|| request.why.text().to_owned())))
+    }
 }
 
 /// From a target that could not take it, to its own lost node.

@@ -7,11 +7,12 @@ use crate::{
     attempts::{Tx, transaction},
     db::{Val, vals},
     error::{Cas, Fault, Result, StoreError},
+    model::NodeGlance,
     rows::{NodeRecord, clip, each, json, node_sql},
 };
 use orion_domain::{
     NodeId, Timestamp,
-    node::{Facts, Node},
+    node::{Facts, Health, Node},
 };
 use serde_json::json;
 use sqlx::AssertSqlSafe;
@@ -118,6 +119,22 @@ impl Store {
     /// [`StoreError`].
     pub async fn nodes_all(&self) -> Result<Vec<Node>, StoreError> {
         each(self.db.all::<NodeRecord>(node_sql("ORDER BY n.id"), vec![]).await?)
+    }
+
+    /// Admitted nodes that became `Suspect` or `Dead` at `since` or later: what may pull the brake.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn nodes_silent_since(&self, since: Timestamp) -> Result<Vec<NodeGlance>, StoreError> {
+        let sql = "SELECT id, health, health_since FROM nodes \
+                   WHERE admission = 'admitted' AND health IN ('suspect', 'dead') AND health_since >= ?";
+        let rows = self.db.all::<(i64, String, i64)>(sql, vals![since]).await?;
+        let glance = |(id, health, at): (i64, String, i64)| NodeGlance {
+            id: NodeId(id),
+            health: if health == Health::Dead.as_str() { Health::Dead } else { Health::Suspect },
+            health_since: Timestamp::from_micros(at),
+        };
+        Ok(rows.into_iter().map(glance).collect())
     }
 
     /// These nodes; those that do not exist are left out.
@@ -275,27 +292,6 @@ impl Store {
             sets: "quarantine = NULL, desired_version = desired_version + 1, reconcile_failures = 0, retry_at = 0",
             guard: "AND quarantine IS NOT NULL",
             event: Some(("node.quarantine_lifted", json!({}))),
-            ..NodeChange::default()
-        })
-        .await
-    }
-
-    /// `Some(why)`: the node takes no new leases; `None`: it takes them again.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn set_cordon(
-        &self,
-        id: NodeId,
-        why: Option<&str>,
-        now: Timestamp,
-    ) -> Result<Cas<Node>, StoreError> {
-        let why = why.map(clip);
-        let kind = if why.is_some() { "node.cordoned" } else { "node.uncordoned" };
-        self.node_write(id, now, || NodeChange {
-            sets: "cordon = ?",
-            values: vals![why.clone()],
-            event: Some((kind, json!({ "reason": why }))),
             ..NodeChange::default()
         })
         .await

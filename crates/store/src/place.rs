@@ -28,7 +28,7 @@ use std::{collections::HashMap, time::Duration};
 
 /// When a node may be offered; says the same as [`orion_domain::node::Node::is_offerable`]. To it comes
 /// [`CLAIMABLE`]: a node that is worked on is not offered.
-const OFFERABLE: &str = "admission = 'admitted' AND health = 'alive' AND quarantine IS NULL \
+pub(crate) const OFFERABLE: &str = "admission = 'admitted' AND health = 'alive' AND quarantine IS NULL \
                          AND cordon IS NULL AND lease_id IS NULL AND applied_version = desired_version";
 
 /// Candidates that are read at least, to choose from at random.
@@ -40,15 +40,15 @@ pub(crate) struct Candidate {
     subordinate: Vec<(u32, u32)>,
 }
 
-impl Candidate {
-    /// The first uid from `uid` on that no subordinate range of the node holds.
-    fn next_free_uid(&self, mut uid: u32) -> u32 {
-        while let Some((start, count)) = self.subordinate.iter().find(|range| holds(**range, uid)) {
-            uid = start.saturating_add(*count);
-        }
-        uid
+/// The first uid from `uid` on that none of these subordinate ranges of a node holds.
+pub(crate) fn next_free_uid(subordinate: &[(u32, u32)], mut uid: u32) -> u32 {
+    while let Some((start, count)) = subordinate.iter().find(|range| holds(**range, uid)) {
+        uid = start.saturating_add(*count);
     }
+    uid
+}
 
+impl Candidate {
     pub(crate) fn may_have_uid(&self, uid: u32) -> bool {
         !self.subordinate.iter().any(|range| holds(*range, uid))
     }
@@ -120,6 +120,15 @@ impl Tx {
         }
         self.leave_witness(Witness::Claim(node.0, token.clone()));
         Ok(token)
+    }
+
+    /// The uids from `stored` to before `next` are given out; the caller runs everything again when others took them.
+    pub(crate) async fn set_next_uid(&mut self, stored: u32, next: u32) -> Result<()> {
+        let sql = "UPDATE settings SET value = ? WHERE name = 'next_uid' AND value = ?";
+        if self.exec(sql, vals![next.to_string(), stored.to_string()]).await? == 0 {
+            return Err(Fault::Retry("another placement took these uids".into()));
+        }
+        Ok(())
     }
 
     /// When the next lease ends.
@@ -195,7 +204,7 @@ async fn place(db: &Db, tx: &mut Tx, request: &PlaceRequest) -> std::result::Res
     let mut next = stored.max(request.first_uid);
     let mut placed = Vec::with_capacity(request.count);
     for ((node, account), name) in candidates.iter().zip(&request.accounts).zip(names) {
-        let uid = node.next_free_uid(next);
+        let uid = next_free_uid(&node.subordinate, next);
         if uid > request.last_uid {
             return Err(GiveUp::As(PlaceOutcome::UidsExhausted));
         }
@@ -204,12 +213,9 @@ async fn place(db: &Db, tx: &mut Tx, request: &PlaceRequest) -> std::result::Res
         let token = tx.occupy(node.id, lease.id, claimer, now).await?;
         placed.push((lease, token));
     }
-    let sql = "UPDATE settings SET value = ? WHERE name = 'next_uid' AND value = ?";
-    if tx.exec(sql, vals![next.to_string(), stored.to_string()]).await? == 0 {
-        return Err(Fault::Retry("another placement took these uids".into()).into());
-    }
+    tx.set_next_uid(stored, next).await?;
     tell_placed(tx, &placed, now).await?;
-    Ok(with_claims(tx, placed).await?)
+    Ok(with_claims(tx, placed, now).await?)
 }
 
 fn lease_names(request: &PlaceRequest) -> std::result::Result<Vec<Option<LeaseName>>, GiveUp> {
@@ -226,7 +232,7 @@ fn lease_names(request: &PlaceRequest) -> std::result::Result<Vec<Option<LeaseNa
 
 /// The next uid of the fleet. On MariaDB the row is locked: placements of one host queue here, so they do
 /// not get into each other's way on the nodes. (Galera keeps locks local: there the write below decides.)
-async fn next_uid(db: &Db, tx: &mut Tx) -> Result<u32> {
+pub(crate) async fn next_uid(db: &Db, tx: &mut Tx) -> Result<u32> {
     let sql = db.sql(
         "SELECT value FROM settings WHERE name = 'next_uid' FOR UPDATE",
         "SELECT value FROM settings WHERE name = 'next_uid'",
@@ -251,6 +257,7 @@ async fn insert_lease(
     let now = request.now;
     let mut lease = Lease {
         id: LeaseId(0),
+        ulid: new_ulid(now),
         user: request.user,
         name,
         account: Account {
@@ -275,7 +282,7 @@ async fn insert_lease(
                public_key, state, state_since, node_id, occupies_node, leased_from, leased_until, \
                on_node_loss, tags, request_key, finish_after_crash) \
                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-    let mut values = vals![new_ulid(now), lease.user, name, name, lease.account.user.as_str(), uid];
+    let mut values = vals![&lease.ulid, lease.user, name, name, lease.account.user.as_str(), uid];
     values.extend(vals![account.password_hash.expose(), account.public_key.as_deref()]);
     values.extend(vals![lease.state.phase().as_str(), now, node, node, lease.from, lease.until]);
     values.extend(vals![
@@ -312,7 +319,7 @@ async fn tell_placed(tx: &mut Tx, placed: &[(Lease, String)], now: Timestamp) ->
     tx.tell(&events, now).await
 }
 
-async fn with_claims(tx: &mut Tx, placed: Vec<(Lease, String)>) -> Result<Vec<Placement>> {
+async fn with_claims(tx: &mut Tx, placed: Vec<(Lease, String)>, now: Timestamp) -> Result<Vec<Placement>> {
     let nodes: Vec<Val> =
         placed.iter().filter_map(|(lease, _)| lease.state.occupies()).map(Val::from).collect();
     let sql = node_sql(&format!("WHERE n.id IN ({})", places(nodes.len())));
@@ -323,7 +330,7 @@ async fn with_claims(tx: &mut Tx, placed: Vec<(Lease, String)>) -> Result<Vec<Pl
     for (lease, token) in placed {
         let record = by_lease.remove(&lease.id.0);
         let record = record.ok_or_else(|| Fault::Retry(format!("lease {} lost its node", lease.id)))?;
-        let claim = node_claim(record, token, Some(&lease))?;
+        let claim = node_claim(record, token, Some(&lease), now)?;
         placements.push(Placement { lease, claim });
     }
     Ok(placements)

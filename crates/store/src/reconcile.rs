@@ -10,9 +10,9 @@ use crate::{
     rows::{clip, json},
 };
 use orion_domain::{
-    LeaseId, Timestamp,
+    LeaseId, NodeId, Timestamp,
     lease::{Lease, LeaseState},
-    node::Node,
+    node::{Health, Node},
 };
 use serde_json::json;
 use sqlx::AssertSqlSafe;
@@ -133,6 +133,14 @@ async fn covers_release(
     Ok(desired.is_some_and(|(desired,)| desired == result.applied_version))
 }
 
+impl Tx {
+    /// Whether a node is given up, or forgotten.
+    async fn is_lost(&mut self, node: NodeId) -> Result<bool> {
+        let health = self.one::<(String,)>("SELECT health FROM nodes WHERE id = ?", vals![node]).await?;
+        Ok(health.is_none_or(|(health,)| health == Health::Dead.as_str()))
+    }
+}
+
 /// The account of `lease` was confirmed on its node.
 async fn confirm(
     tx: &mut Tx,
@@ -146,6 +154,12 @@ async fn confirm(
     lease.deadline_applied = result.deadline_applied.or(known);
     if let Ok(next) = lease.state.clone().confirm(claim.node.id) {
         tx.write_lease(&lease, next, None, now).await?;
+        if let LeaseState::Migrating { from, .. } = lease.state
+            && from != claim.node.id
+            && tx.is_lost(from).await?
+        {
+            finished.recovered.push((lease.id, lease.since));
+        }
         finished.activated.push(lease.id);
         return Ok(());
     }

@@ -7,6 +7,7 @@ use crate::{
 };
 use orion_domain::{
     EventId, LeaseId, NodeId, Secret, Timestamp, TokenId, UserId,
+    drain::Drain,
     lease::{Account, EndReason, Lease, LeaseState, OnNodeLoss, Phase},
     names::Port,
     node::{Admission, Facts, Health, LinkState, Node},
@@ -86,6 +87,9 @@ pub(crate) struct NodeRecord {
     health_since: i64,
     pub quarantine: Option<String>,
     cordon: Option<String>,
+    drain_since: Option<i64>,
+    drain_deadline: Option<i64>,
+    drained_at: Option<i64>,
     link: String,
     link_since: i64,
     link_replica: Option<String>,
@@ -116,8 +120,8 @@ pub(crate) struct NodeRecord {
 pub(crate) fn node_sql(rest: &str) -> AssertSqlSafe<String> {
     AssertSqlSafe(format!(
         "SELECT n.id, n.hostname, n.addr, n.ssh_port, n.host_keys, n.host_key_fp, n.seen_fingerprint, \
-         n.seen_key, n.admission, n.health, n.health_reason, n.health_since, n.quarantine, n.cordon, n.link, \
-         n.link_since, n.link_replica, n.link_epoch, n.agent_sees_sshd, n.cpu_cores, n.memory_mb, n.gpus, \
+         n.seen_key, n.admission, n.health, n.health_reason, n.health_since, n.quarantine, n.cordon, \
+         n.drain_since, n.drain_deadline, n.drained_at, n.link, n.link_since, n.link_replica, n.link_epoch, n.agent_sees_sshd, n.cpu_cores, n.memory_mb, n.gpus, \
          n.mac, n.agent_version, n.tags, n.subordinate_uids, n.node_token_sha256, n.registration_sha256, \
          n.desired_version, n.applied_version, n.lease_id, n.claim_token, n.claimed_until, n.epoch, \
          n.reconcile_failures, n.last_clean_report, n.registered_at, n.version FROM nodes n {rest}"
@@ -151,7 +155,18 @@ impl TryFrom<NodeRecord> for Node {
             health_reason: row.health_reason,
             health_since: at(row.health_since),
             quarantine: row.quarantine,
-            cordon: row.cordon,
+            drain: match (row.cordon, row.drain_since) {
+                (None, None) => None,
+                (Some(reason), Some(since)) => Some(Drain {
+                    reason,
+                    since: at(since),
+                    deadline: row.drain_deadline.map(at),
+                    drained_at: row.drained_at.map(at),
+                }),
+                (Some(_), None) | (None, Some(_)) => {
+                    return Err(check.corrupt("of cordon and drain_since only one is set".into()));
+                }
+            },
             link: check.word(
                 "link",
                 &row.link,
@@ -189,6 +204,7 @@ impl TryFrom<NodeRecord> for Node {
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct LeaseRecord {
     pub id: i64,
+    uid: String,
     user_id: i64,
     name: Option<String>,
     client_user: String,
@@ -215,7 +231,7 @@ pub(crate) struct LeaseRecord {
 /// A query for rows of `leases`, which it calls `l`.
 pub(crate) fn lease_sql(rest: &str) -> AssertSqlSafe<String> {
     AssertSqlSafe(format!(
-        "SELECT l.id, l.user_id, l.name, l.client_user, l.account_uid, l.password_hash, l.public_key, \
+        "SELECT l.id, l.uid, l.user_id, l.name, l.client_user, l.account_uid, l.password_hash, l.public_key, \
          l.state, l.state_since, l.state_reason, l.node_id, l.from_node, l.occupies_node, l.leased_from, \
          l.leased_until, l.on_node_loss, l.tags, l.request_key, l.finish_after_crash, l.deadline_applied, \
          l.ended_at, l.version FROM leases l {rest}"
@@ -283,6 +299,7 @@ impl TryFrom<LeaseRecord> for Lease {
         let state = row.lease_state(&check)?;
         Ok(Self {
             id: LeaseId(row.id),
+            ulid: row.uid,
             user: UserId(row.user_id),
             name: row.name.as_deref().map(|name| check.parse("name", name)).transpose()?,
             account: Account {

@@ -10,6 +10,9 @@ use crate::{
 use orion_domain::Timestamp;
 use std::time::Duration;
 
+/// The setting that says when the database was last settled after a restore, in microseconds.
+pub(crate) const RESTORED_AT: &str = "restored_at";
+
 /// How long a process that no longer beats is listed.
 const REPLICA_KEPT: Duration = Duration::from_secs(3600);
 

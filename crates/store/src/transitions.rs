@@ -120,12 +120,16 @@ fn why_left(event: &LeaseEvent) -> String {
         LeaseEvent::Replaced { reason, .. }
         | LeaseEvent::NodeLost { reason, .. }
         | LeaseEvent::Waiting { reason } => reason.clone(),
-        LeaseEvent::Moving { .. } => "it moved to another node".into(),
+        LeaseEvent::Moving { reason, .. } => {
+            reason.clone().unwrap_or_else(|| "it moved to another node".into())
+        }
         LeaseEvent::Releasing { reason } | LeaseEvent::Ended { reason } => reason.to_string(),
         LeaseEvent::Placed { .. }
         | LeaseEvent::Activated { .. }
         | LeaseEvent::Moved { .. }
         | LeaseEvent::Returned { .. }
-        | LeaseEvent::Extended { .. } => String::new(),
+        | LeaseEvent::Extended { .. }
+        | LeaseEvent::NodeDraining { .. }
+        | LeaseEvent::NodeUndrained { .. } => String::new(),
     }
 }

@@ -1,6 +1,6 @@
 //! Values to bind to a query: Orion's own types become the four that both databases know.
 
-use orion_domain::{LeaseId, NodeId, Timestamp, UserId};
+use orion_domain::{DeliveryId, LeaseId, NodeId, Timestamp, UserId, WebhookId};
 
 /// A value to bind.
 #[derive(Clone, Debug)]
@@ -58,6 +58,16 @@ impl From<NodeId> for Val {
 }
 impl From<LeaseId> for Val {
     fn from(value: LeaseId) -> Self {
+        Self::Int(value.0)
+    }
+}
+impl From<WebhookId> for Val {
+    fn from(value: WebhookId) -> Self {
+        Self::Int(value.0)
+    }
+}
+impl From<DeliveryId> for Val {
+    fn from(value: DeliveryId) -> Self {
         Self::Int(value.0)
     }
 }

@@ -1,5 +1,5 @@
 //! The real parts that Orion's tests run against: workers as Linux namespaces with a real sshd
-//! ([`Workers`]), a private MariaDB server ([`MariaDb`]), logins by the OpenSSH client ([`SshClient`],
+//! ([`Workers`]), a private MariaDB server ([`MariaDb`]), a private Docker engine ([`Docker`]), logins by the OpenSSH client ([`SshClient`],
 //! [`KeyPair`]) and waiting for a state instead of sleeping ([`wait_until`]).
 //!
 //! A dev-dependency only. No product code, no mocks of what a test claims to test, and nothing that knows
@@ -9,6 +9,7 @@
 //! killed (see `keeper.rs`). What the machine lacks is a panic that names the Debian package. Starting and
 //! steering workers and servers blocks the calling thread for the time given at each function.
 
+mod docker;
 mod host;
 mod keeper;
 mod keys;
@@ -20,6 +21,7 @@ mod wait;
 mod worker;
 mod workers;
 
+pub use docker::Docker;
 pub use host::{free_port, random_word};
 pub use keys::KeyPair;
 pub use mariadb::{Database, MariaDb};

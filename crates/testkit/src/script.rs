@@ -11,6 +11,7 @@ pub struct Agent {
     binary: PathBuf,
     api_port: u16,
     join_token: String,
+    authority: Option<PathBuf>,
     settings: Vec<(String, String)>,
 }
 
@@ -19,7 +20,20 @@ impl Agent {
     /// [`crate::Workers::gateway`] and speaks plain http; the token goes into a root-only file of the worker.
     #[must_use]
     pub fn new(binary: &Path, api_port: u16, join_token: &str) -> Self {
-        Self { binary: binary.to_owned(), api_port, join_token: join_token.to_owned(), settings: Vec::new() }
+        Self {
+            binary: binary.to_owned(),
+            api_port,
+            join_token: join_token.to_owned(),
+            authority: None,
+            settings: Vec::new(),
+        }
+    }
+
+    /// The same with https, which the certificates in this PEM file vouch for.
+    #[must_use]
+    pub fn over_tls(mut self, authority: &Path) -> Self {
+        self.authority = Some(authority.to_owned());
+        self
     }
 
     /// One more environment variable of the agent: `ORION_WORKER_TAGS`, `RUST_LOG`, `MY_HOST_PORT` or
@@ -32,11 +46,12 @@ impl Agent {
 }
 
 /// What the caller's own environment must not decide.
-const FOREIGN_SETTINGS: [&str; 9] = [
+const FOREIGN_SETTINGS: [&str; 10] = [
     "API_ENDPOINT",
     "MY_HOST_PORT",
     "NSW_SIZE",
     "ORION_AGENT",
+    "ORION_API_CA",
     "ORION_JOIN_TOKEN",
     "ORION_JOIN_TOKEN_FILE",
     "ORION_REFUSED_RETRY_S",
@@ -62,6 +77,7 @@ impl Script {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.path);
         command
+            .args(["--engine", "namespace"])
             .env("ORION_WORKERS_DIR", &self.directory)
             .env("ORION_WORKERS_BRIDGE", self.bridge())
             .env("ORION_WORKERS_NET", format!("10.{}", self.number))
@@ -70,9 +86,11 @@ impl Script {
             command.env_remove(name);
         }
         if let Some(agent) = &self.agent {
+            let scheme = if agent.authority.is_some() { "https" } else { "http" };
             command
                 .env("ORION_AGENT", &agent.binary)
-                .env("API_ENDPOINT", format!("http://10.{}.0.1:{}", self.number, agent.api_port))
+                .env("API_ENDPOINT", format!("{scheme}://10.{}.0.1:{}", self.number, agent.api_port))
+                .envs(agent.authority.iter().map(|path| ("ORION_API_CA", path)))
                 .env("ORION_JOIN_TOKEN", &agent.join_token)
                 .envs(agent.settings.iter().map(|(name, value)| (name, value)));
         } else if arguments.first() != Some(&"--sh") {

@@ -1,43 +1,71 @@
-//! The scheduler's own life sign, the live replicas, the clock, and the brake.
+//! The scheduler's own life sign, the other live processes, and the clock.
 
-use super::next_look;
-use crate::Scheduler;
-use orion_domain::{Timestamp, brake::BrakeChange};
+use crate::{
+    Scheduler,
+    members::{Beat, KIND},
+};
+use orion_domain::Timestamp;
 use orion_fleet::REPLICA_BEAT_EVERY;
-use orion_store::{NewEvent, StoreError};
-use serde_json::json;
-use std::sync::atomic::Ordering;
-
-/// The setting that shows the brake to the API.
-const BRAKE: &str = "brake";
+use orion_store::StoreError;
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+use tokio::time::{MissedTickBehavior, interval};
 
 /// Beats until shutdown.
 pub async fn run(scheduler: Scheduler) {
-    let mut nudged = scheduler.fleet.nudge.listen();
-    let name = scheduler.fleet.config.holder.clone();
-    let mut beat = Timestamp::from_micros(0);
+    let mut pace = interval(pace(&scheduler));
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let now = scheduler.fleet.now();
-        if now.since(beat) >= REPLICA_BEAT_EVERY {
-            beat = now;
-            if let Err(error) = live(&scheduler, &name).await {
-                tracing::warn!(%error, "the scheduler cannot reach the database");
-            }
+        tokio::select! {
+            () = scheduler.shutdown.cancelled() => break,
+            _ = pace.tick() => {}
         }
-        if let Err(error) = look_at_brake(&scheduler).await {
-            tracing::warn!(%error, "the brake could not be recorded");
+        if let Err(error) = live(&scheduler).await {
+            tracing::warn!(%error, "the scheduler cannot reach the database");
         }
-        if !next_look(&scheduler, &mut nudged, scheduler.config.look_every).await {
-            let _ = scheduler.fleet.store.remove_replica(&name, "scheduler").await;
-            return;
-        }
+    }
+    // The others need not wait until the beat is old.
+    let store = &scheduler.fleet.store;
+    if let Err(error) = store.remove_replica(scheduler.fleetwide.name(), KIND).await {
+        tracing::warn!(%error, "the scheduler could not say goodbye");
     }
 }
 
-async fn live(scheduler: &Scheduler, name: &str) -> Result<(), StoreError> {
-    let store = &scheduler.fleet.store;
-    let before = scheduler.fleet.now();
-    let theirs = store.now().await?;
+/// Where nobody can take nodes over, a slow beat is enough.
+fn pace(scheduler: &Scheduler) -> Duration {
+    if scheduler.fleet.store.is_for_one_process() { REPLICA_BEAT_EVERY } else { scheduler.config.beat_every }
+}
+
+async fn live(scheduler: &Scheduler) -> Result<(), StoreError> {
+    let (store, name) = (&scheduler.fleet.store, scheduler.fleetwide.name());
+    let began = (Instant::now(), scheduler.fleet.now());
+    store.replica_beat(name, KIND, began.1).await?;
+    let mut replicas = store.replicas().await?;
+    if store.is_for_one_process() {
+        // Other schedulers' rows are of earlier processes, whose nodes need not wait.
+        replicas.retain(|replica| replica.kind != KIND || replica.name == name);
+    }
+    let before = scheduler.fleetwide.share();
+    let beat = scheduler.fleetwide.beat(replicas, began);
+    let share = scheduler.fleetwide.share();
+    if share != before {
+        let others = share.as_ref().map(|share| share.others().join(", ")).unwrap_or_default();
+        tracing::info!(name, others, "the nodes are shared anew");
+    }
+    if beat == Beat::Back {
+        tracing::warn!(name, "this scheduler was away; it looks at all of its nodes anew");
+    }
+    if beat == Beat::Back || share != before {
+        scheduler.fleet.nudge.all();
+    }
+    check_clock(scheduler).await
+}
+
+async fn check_clock(scheduler: &Scheduler) -> Result<(), StoreError> {
+    let before: Timestamp = scheduler.fleet.now();
+    let theirs = scheduler.fleet.store.now().await?;
     let ours = scheduler.fleet.now();
     // The database's word lies between the two; how long it took must not count as skew.
     let skew = before.since(theirs).max(theirs.since(ours));
@@ -49,41 +77,5 @@ async fn live(scheduler: &Scheduler, name: &str) -> Result<(), StoreError> {
         );
     }
     scheduler.fleet.clock_is_off.store(skewed, Ordering::Relaxed);
-    store.replica_beat(name, "scheduler", ours).await?;
-    scheduler.fleetwide.set_replicas(store.replicas().await?);
     Ok(())
-}
-
-/// Looks at the brake and writes what changed: a setting for the API, and an event.
-///
-/// # Errors
-/// The database's; the brake itself has changed then all the same.
-pub async fn look_at_brake(scheduler: &Scheduler) -> Result<(), StoreError> {
-    let now = scheduler.fleet.now();
-    let Some(change) = scheduler.fleetwide.look(&scheduler.config.brake, now) else { return Ok(()) };
-    let (kind, setting, reason) = match change {
-        BrakeChange::Engaged { reason } => {
-            ("brake.engaged", json!({ "engaged": true, "since": now, "reason": reason }), reason)
-        }
-        BrakeChange::Lifted { reason } => {
-            ("brake.lifted", json!({ "engaged": false, "since": now, "reason": reason }), reason)
-        }
-    };
-    tracing::warn!(kind, reason, "the brake changed");
-    scheduler.fleet.store.put_setting(BRAKE, &setting.to_string()).await?;
-    let event = NewEvent { kind, lease: None, node: None, user: None, data: json!({ "reason": reason }) };
-    scheduler.fleet.store.append_event(&event, now).await?;
-    scheduler.fleet.nudge.all();
-    Ok(())
-}
-
-/// Takes over a brake that an earlier process left on.
-pub async fn restore_brake(scheduler: &Scheduler) {
-    let Ok(Some(text)) = scheduler.fleet.store.get_setting(BRAKE).await else { return };
-    let Ok(setting) = serde_json::from_str::<serde_json::Value>(&text) else { return };
-    if setting["engaged"] == json!(true) {
-        let since = setting["since"].as_str().and_then(|at| at.parse().ok());
-        let reason = setting["reason"].as_str().unwrap_or_default().to_owned();
-        scheduler.fleetwide.restore_brake(since.map(|since| (since, reason)));
-    }
 }

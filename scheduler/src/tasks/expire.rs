@@ -1,6 +1,6 @@
 //! Leases whose time is up.
 
-use super::{Lanes, next_look};
+use super::{Lanes, Lying, next_look};
 use crate::Scheduler;
 use orion_domain::{LeaseId, lease::EndReason};
 use std::time::Duration;
@@ -11,13 +11,14 @@ const AT_ONCE: u32 = 256;
 /// Ends due leases until shutdown.
 pub async fn run(scheduler: Scheduler) {
     let lanes: Lanes<LeaseId> = Lanes::new(scheduler.config.side_by_side_max);
+    let mut lying: Lying<LeaseId> = Lying::new();
     let mut nudged = scheduler.fleet.nudge.listen();
     loop {
         let fleet = &scheduler.fleet;
         if scheduler.fleet.may_claim() {
             match fleet.store.due_leases(fleet.now(), AT_ONCE).await {
                 Ok(leases) => {
-                    for lease in leases {
+                    for lease in lying.due(&scheduler, leases, |lease| (lease.id, lease.state.occupies())) {
                         let (worker, id) = (scheduler.clone(), lease.id);
                         lanes.start(&scheduler, id, async move {
                             if let Err(error) = worker.fleet.end_lease(id, &EndReason::Expired, None).await {

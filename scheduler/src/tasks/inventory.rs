@@ -1,12 +1,9 @@
-//! Which nodes there are: starts a watcher for each, hands it what changed, and stops it when the node is
-//! gone.
+//! Which nodes there are, and which are this scheduler's: starts a watcher for each of its own, hands it what
+//! changed, and stops it when the node is gone or another scheduler's.
 
 use super::{next_look, watch};
-use crate::{Scheduler, fleetwide::Sight};
-use orion_domain::{
-    NodeId, Timestamp,
-    node::{Admission, Node},
-};
+use crate::Scheduler;
+use orion_domain::{NodeId, Timestamp, node::Node, share::Share};
 use orion_fleet::CHANGES_OVERLAP;
 use orion_store::StoreError;
 use std::{collections::HashMap, time::Duration};
@@ -27,17 +24,22 @@ pub async fn run(scheduler: Scheduler) {
     let mut watched: HashMap<NodeId, Watched> = HashMap::new();
     let mut since = Timestamp::from_micros(0);
     let mut read_all = since;
+    let mut shared: Option<Share> = None;
     loop {
         let now = scheduler.fleet.now();
-        let all = now.since(read_all) >= READ_ALL_EVERY;
-        match look(&scheduler, &mut watched, all, since).await {
-            Ok(()) => {
-                since = now.minus(CHANGES_OVERLAP);
-                if all {
-                    read_all = now;
+        // Until it is known which nodes are whose, none is.
+        if let Some(share) = scheduler.fleetwide.share() {
+            let all = now.since(read_all) >= READ_ALL_EVERY || shared.as_ref() != Some(&share);
+            match look(&scheduler, &share, &mut watched, all, since).await {
+                Ok(()) => {
+                    since = now.minus(CHANGES_OVERLAP);
+                    if all {
+                        read_all = now;
+                        shared = Some(share);
+                    }
                 }
+                Err(error) => tracing::warn!(%error, "the nodes could not be read"),
             }
-            Err(error) => tracing::warn!(%error, "the nodes could not be read"),
         }
         if !next_look(&scheduler, &mut nudged, scheduler.config.look_every).await {
             return;
@@ -47,11 +49,12 @@ pub async fn run(scheduler: Scheduler) {
 
 async fn look(
     scheduler: &Scheduler,
+    share: &Share,
     watched: &mut HashMap<NodeId, Watched>,
     all: bool,
     since: Timestamp,
 ) -> Result<(), StoreError> {
-    let store = &scheduler.fleet.store;
+    let (store, fleetwide) = (&scheduler.fleet.store, &scheduler.fleetwide);
     let nodes = if all { store.nodes_all().await? } else { store.nodes_changed_since(since).await? };
     if all {
         let there: std::collections::HashSet<NodeId> = nodes.iter().map(|node| node.id).collect();
@@ -59,12 +62,19 @@ async fn look(
             let keep = there.contains(id);
             if !keep {
                 entry.stop.cancel();
-                scheduler.fleetwide.forget(*id);
             }
             keep
         });
+        fleetwide.keep(|id| there.contains(&id));
     }
     for node in nodes {
+        if !share.is_mine(node.id) {
+            if let Some(entry) = watched.remove(&node.id) {
+                entry.stop.cancel();
+            }
+            fleetwide.hear_of(&node);
+            continue;
+        }
         match watched.get(&node.id) {
             Some(entry) => {
                 entry.node.send_if_modified(|held| {
@@ -78,16 +88,14 @@ async fn look(
             None => {
                 let stop = scheduler.shutdown.child_token();
                 let (sender, receiver) = channel::channel(node.clone());
-                if node.admission == Admission::Admitted {
-                    scheduler.fleetwide.see(node.id, Sight::unseen(node.health));
-                }
+                fleetwide.watch(&node, scheduler.fleet.now());
                 scheduler.spawn(watch::run(scheduler.clone(), receiver, stop.clone()));
                 watched.insert(node.id, Watched { node: sender, stop });
             }
         }
     }
     if all {
-        scheduler.fleetwide.all_read();
+        fleetwide.all_read();
     }
     Ok(())
 }

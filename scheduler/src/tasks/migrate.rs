@@ -1,6 +1,6 @@
 //! Leases that lost their node: finds each a new one. Where none is free they wait, visibly.
 
-use super::{Lanes, next_look};
+use super::{Lanes, Lying, next_look};
 use crate::Scheduler;
 use orion_domain::{
     LeaseId,
@@ -15,13 +15,14 @@ const AT_ONCE: u32 = 256;
 /// Migrates until shutdown.
 pub async fn run(scheduler: Scheduler) {
     let lanes: Lanes<LeaseId> = Lanes::new(scheduler.config.side_by_side_max);
+    let mut lying: Lying<LeaseId> = Lying::new();
     let mut nudged = scheduler.fleet.nudge.listen();
     loop {
         if scheduler.fleet.may_claim() {
             let now = scheduler.fleet.now();
             match scheduler.fleet.store.leases_in(Phase::Migrating, now, AT_ONCE).await {
                 Ok(leases) => {
-                    for lease in leases {
+                    for lease in lying.due(&scheduler, leases, |lease| (lease.id, lease.state.occupies())) {
                         let (worker, id) = (scheduler.clone(), lease.id);
                         lanes.start(&scheduler, id, async move {
                             if let Err(error) = migrate(&worker, lease).await {
@@ -58,7 +59,7 @@ async fn migrate(scheduler: &Scheduler, lease: Lease) -> Result<(), StoreError> 
         MoveOutcome::Placed(placement) => {
             match fleet.provision(placement).await {
                 Ok(done) => {
-                    tracing::info!(lease = %done.lease, from = %from, to = %done.node, "a lease moved")
+                    tracing::info!(lease = %done.lease, node = %done.node, from = %from, "a lease moved")
                 }
                 Err(NotProvisioned::Store(error)) => return Err(error),
                 Err(error) => tracing::warn!(lease = %lease.id, ?error, "a lease found no node yet"),

@@ -1,20 +1,26 @@
 //! The loops, one file each.
 
 pub mod beat;
+pub mod brake;
+pub mod doctor;
+pub mod drain;
 pub mod expire;
 pub mod inventory;
 pub mod migrate;
 pub mod reconcile;
+pub mod second_look;
 pub mod sweep;
 pub mod watch;
+pub mod webhooks;
 
 use crate::Scheduler;
+use orion_domain::NodeId;
 use orion_fleet::Nudged;
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     hash::Hash,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::Semaphore;
 
@@ -59,6 +65,55 @@ impl<K: Copy + Eq + Hash + Send + 'static> Lanes<K> {
     }
 }
 
+/// Leaves work that lies with another scheduler's node to that one for a while. Claims make sure that nothing is
+/// done twice; this only keeps two schedulers from grasping at the same all the time.
+struct Lying<K>(HashMap<K, Instant>);
+
+impl<K: Copy + Eq + Hash> Lying<K> {
+    fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    /// Of all the work that was `found`, what is to be started now: what lies with this scheduler's own nodes,
+    /// or has lain for too long. `place` gives a piece's key and its node.
+    fn due<T>(
+        &mut self,
+        scheduler: &Scheduler,
+        found: Vec<T>,
+        place: impl Fn(&T) -> (K, Option<NodeId>),
+    ) -> Vec<T> {
+        let share = scheduler.fleetwide.share();
+        let is_mine = |node: NodeId| share.as_ref().is_some_and(|share| share.is_mine(node));
+        self.sift(found, place, is_mine, scheduler.config.others_work_after, Instant::now())
+    }
+
+    fn sift<T>(
+        &mut self,
+        found: Vec<T>,
+        place: impl Fn(&T) -> (K, Option<NodeId>),
+        is_mine: impl Fn(NodeId) -> bool,
+        others_after: Duration,
+        now: Instant,
+    ) -> Vec<T> {
+        let mut lying = HashMap::new();
+        let mut due = Vec::with_capacity(found.len());
+        for piece in found {
+            let (key, node) = place(&piece);
+            if node.is_none_or(&is_mine) {
+                due.push(piece);
+                continue;
+            }
+            let since = self.0.get(&key).copied().unwrap_or(now);
+            lying.insert(key, since);
+            if now.saturating_duration_since(since) >= others_after {
+                due.push(piece);
+            }
+        }
+        self.0 = lying;
+        due
+    }
+}
+
 /// Leaves the lane also when the work panics.
 struct LaneGuard<K: Copy + Eq + Hash> {
     under_way: Arc<Mutex<HashSet<K>>>,
@@ -68,5 +123,33 @@ struct LaneGuard<K: Copy + Eq + Hash> {
 impl<K: Copy + Eq + Hash> Drop for LaneGuard<K> {
     fn drop(&mut self) {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_work_is_due_at_once_and_the_others_only_when_it_has_lain() {
+        let mut lying: Lying<i64> = Lying::new();
+        let (start, after) = (Instant::now(), Duration::from_secs(3));
+        let mut due = |secs: u64, found: &[i64]| {
+            let now = start + Duration::from_secs(secs);
+            let own = |node: NodeId| node.0 < 10;
+            lying.sift(found.to_vec(), |node| (*node, Some(NodeId(*node))), own, after, now)
+        };
+        assert_eq!(due(0, &[1, 10, 2, 11]), [1, 2]);
+        assert_eq!(due(2, &[10, 11, 3]), [3]);
+        assert_eq!(due(3, &[10]), [10], "it has lain for three seconds");
+        assert_eq!(due(4, &[10, 11]), [10], "11 was done meanwhile, and is new");
+        assert_eq!(due(7, &[11]), [11]);
+    }
+
+    #[test]
+    fn work_that_lies_with_no_node_is_anybody_s() {
+        let mut lying: Lying<i64> = Lying::new();
+        let due = lying.sift(vec![1], |key| (*key, None), |_| false, Duration::from_secs(3), Instant::now());
+        assert_eq!(due, [1]);
     }
 }

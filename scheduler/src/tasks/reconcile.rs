@@ -1,7 +1,7 @@
 //! Dirty nodes: makes each hold what it should.
 
 use super::{
-    Lanes, next_look,
+    Lanes, Lying, next_look,
     sweep::{NOBODY_KNOWS, end_request},
 };
 use crate::Scheduler;
@@ -15,12 +15,13 @@ const AT_ONCE: u32 = 256;
 /// Reconciles until shutdown.
 pub async fn run(scheduler: Scheduler) {
     let lanes: Lanes<NodeId> = Lanes::new(scheduler.config.side_by_side_max);
+    let mut lying: Lying<NodeId> = Lying::new();
     let mut nudged = scheduler.fleet.nudge.listen();
     loop {
         if scheduler.fleet.may_claim() {
             match scheduler.fleet.store.dirty_nodes(scheduler.fleet.now(), AT_ONCE).await {
                 Ok(nodes) => {
-                    for id in nodes {
+                    for id in lying.due(&scheduler, nodes, |id| (*id, Some(*id))) {
                         let worker = scheduler.clone();
                         lanes.start(&scheduler, id, async move {
                             if let Err(error) = reconcile(&worker, id).await {

@@ -1,10 +1,10 @@
-//! What fell between the other loops: leases whose provisioner died, and idempotency keys that are no longer
-//! kept.
+//! What fell between the other loops: leases whose provisioner died, and idempotency keys and deliveries to
+//! webhooks that are no longer kept.
 
-use super::next_look;
+use super::{Lying, next_look};
 use crate::Scheduler;
 use orion_domain::{
-    Timestamp,
+    LeaseId, Timestamp,
     lease::{EndReason, Lease, Phase},
     node::Health,
 };
@@ -17,11 +17,12 @@ const AT_ONCE: u32 = 256;
 pub(super) const NOBODY_KNOWS: &str = "the control plane stopped before it could answer";
 /// Pause between two sweeps.
 const EVERY: Duration = Duration::from_secs(2);
-/// Pause between two sweeps of the idempotency keys.
+/// Pause between two sweeps of the idempotency keys and of what was sent to webhooks.
 const KEYS_EVERY: Duration = Duration::from_secs(600);
 
 /// Sweeps until shutdown.
 pub async fn run(scheduler: Scheduler) {
+    let mut lying: Lying<LeaseId> = Lying::new();
     let mut nudged = scheduler.fleet.nudge.listen();
     let mut keys_swept = Timestamp::from_micros(0);
     let mut swept = keys_swept;
@@ -29,7 +30,7 @@ pub async fn run(scheduler: Scheduler) {
         let now = scheduler.fleet.now();
         if scheduler.fleet.may_claim() && now.since(swept) >= EVERY {
             swept = now;
-            if let Err(error) = sweep(&scheduler).await {
+            if let Err(error) = sweep(&scheduler, &mut lying).await {
                 tracing::warn!(%error, "the sweep failed");
             }
         }
@@ -38,6 +39,9 @@ pub async fn run(scheduler: Scheduler) {
             if let Err(error) = scheduler.fleet.store.idem_sweep(now).await {
                 tracing::warn!(%error, "old idempotency keys could not be removed");
             }
+            if let Err(error) = scheduler.fleet.store.sweep_deliveries(now).await {
+                tracing::warn!(%error, "old deliveries to webhooks could not be removed");
+            }
         }
         if !next_look(&scheduler, &mut nudged, EVERY).await {
             return;
@@ -45,9 +49,10 @@ pub async fn run(scheduler: Scheduler) {
     }
 }
 
-async fn sweep(scheduler: &Scheduler) -> Result<(), StoreError> {
+async fn sweep(scheduler: &Scheduler, lying: &mut Lying<LeaseId>) -> Result<(), StoreError> {
     let (store, now) = (&scheduler.fleet.store, scheduler.fleet.now());
-    for lease in store.orphaned_leases(now, AT_ONCE).await? {
+    let leases = store.orphaned_leases(now, AT_ONCE).await?;
+    for lease in lying.due(scheduler, leases, |lease| (lease.id, lease.state.occupies())) {
         orphaned(scheduler, lease).await?;
     }
     Ok(())

@@ -2,17 +2,24 @@
 //!
 //! Each node has its own, so that a dead host delays nobody.
 
-use super::beat::look_at_brake;
+use super::{
+    brake,
+    second_look::{self, Word},
+};
 use crate::{Scheduler, fleetwide::Sight};
 use orion_domain::{
     NodeId, Timestamp,
-    health::{Failure, LinkPath, SshPath, judge, reprobe_after},
+    health::{Failure, LinkPath, SshPath, Verdict, judge, reprobe_after},
+    names::{HostAddr, Port},
     node::{Admission, Health, Node},
 };
-use orion_fleet::target_of;
+use orion_fleet::{MEMORY_COMMAND, metrics::Probe, read_memory, target_of};
 use orion_ssh::{ExecRequest, Kind, PoolConfig, SshError, Target, scan_host_key};
-use orion_store::{Cas, StoreError};
-use std::time::Duration;
+use orion_store::{Cas, NodeMemory, StoreError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::{sync::watch::Receiver, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -22,32 +29,39 @@ const PENDING_EVERY: Duration = Duration::from_secs(5);
 struct Watcher {
     scheduler: Scheduler,
     id: NodeId,
+    stop: CancellationToken,
     path: SshPath,
     last_answer: Option<Timestamp>,
     last_command: Timestamp,
     last_handshake: Timestamp,
     /// What `path` is about: a node that moved has to be looked at anew.
-    address: Option<Target>,
+    about: (HostAddr, Port, Vec<String>),
+    /// The same, parsed.
+    target: Result<Arc<Target>, String>,
+    /// The node moved and was not looked at since: what is known of its health is about another address.
+    moved: bool,
+    /// [`crate::fleetwide::Fleetwide::absences`] since which the path was seen.
+    absences: u64,
+    /// What the node was last found to remember, and the database to know.
+    compared: Arc<Mutex<Option<NodeMemory>>>,
+    /// Until when another scheduler's word holds that the node answers it, and what is told of that.
+    vouched: Option<(Timestamp, String)>,
 }
 
 /// Watches a node until `stop`.
 pub async fn run(scheduler: Scheduler, mut node: Receiver<Node>, stop: CancellationToken) {
-    let now = scheduler.fleet.now();
-    let id = node.borrow().id;
-    let mut watcher = Watcher {
-        scheduler: scheduler.clone(),
-        id,
-        path: SshPath::Untried,
-        last_answer: None,
-        last_command: now,
-        last_handshake: now,
-        address: None,
-    };
+    let mut watcher = Watcher::new(scheduler.clone(), &node.borrow(), stop.clone());
+    let id = watcher.id;
     let mut next_probe = Instant::now();
     loop {
         let current = node.borrow_and_update().clone();
         if watcher.moved(&current) {
             next_probe = Instant::now();
+        }
+        if watcher.was_away() {
+            // Not all nodes in the same moment.
+            next_probe =
+                Instant::now() + scheduler.config.keepalive_every.mul_f64(rand::random_range(0.0..=0.5));
         }
         if Instant::now() >= next_probe {
             tokio::select! {
@@ -76,26 +90,69 @@ pub async fn run(scheduler: Scheduler, mut node: Receiver<Node>, stop: Cancellat
             () = tokio::time::sleep_until(next_probe) => {}
         }
     }
-    scheduler.fleet.pool.drop_session(id.0);
+    if scheduler.shutdown.is_cancelled() {
+        scheduler.fleet.pool.drop_session(id.0);
+    } else {
+        // Another scheduler looks after it now; what this one does there is finished first.
+        scheduler.fleet.pool.let_go(id.0);
+    }
 }
 
 impl Watcher {
+    fn new(scheduler: Scheduler, node: &Node, stop: CancellationToken) -> Self {
+        let now = scheduler.fleet.now();
+        Self {
+            id: node.id,
+            stop,
+            path: SshPath::Untried,
+            last_answer: None,
+            last_command: now.minus(scheduler.config.command_every),
+            last_handshake: now,
+            about: about(node),
+            target: target_of(node).map(Arc::new),
+            moved: false,
+            absences: scheduler.fleetwide.absences(),
+            compared: Arc::default(),
+            vouched: None,
+            scheduler,
+        }
+    }
+
     /// Whether the node has another address or other keys than the path is about; the path is forgotten then.
     fn moved(&mut self, node: &Node) -> bool {
-        let address = target_of(node).ok();
-        let moved = address != self.address;
-        if moved {
-            self.address = address;
-            self.path = SshPath::Untried;
-            self.last_answer = None;
+        let (addr, port, keys) = &self.about;
+        if *addr == node.addr && *port == node.ssh_port && *keys == node.host_keys {
+            return false;
         }
-        moved
+        self.about = about(node);
+        self.target = target_of(node).map(Arc::new);
+        self.moved = true;
+        self.forget();
+        true
+    }
+
+    /// Whether this scheduler was away since the last look; what was seen before says nothing then.
+    fn was_away(&mut self) -> bool {
+        let absences = self.scheduler.fleetwide.absences();
+        let was_away = absences != self.absences;
+        if was_away {
+            self.absences = absences;
+            self.forget();
+        }
+        was_away
+    }
+
+    fn forget(&mut self) {
+        self.path = SshPath::Untried;
+        self.last_answer = None;
+        self.vouched = None;
     }
 
     async fn look(&mut self, node: &Node) {
-        let target = match target_of(node) {
-            Ok(target) => target,
+        let target = match &self.target {
+            Ok(target) => target.clone(),
             Err(error) => {
+                let error = error.clone();
                 self.failed(Failure::Sick, error);
                 return;
             }
@@ -107,6 +164,7 @@ impl Watcher {
         };
         match seen {
             Ok(()) => {
+                self.moved = false;
                 self.last_answer = Some(self.now());
                 self.path = SshPath::Up;
             }
@@ -131,8 +189,12 @@ impl Watcher {
         let (pool, config) = (&self.scheduler.fleet.pool, &self.scheduler.config);
         let now = self.now();
         if !pool.is_connected(self.id.0) {
-            pool.connect(target).await?;
-            (self.last_command, self.last_handshake) = (now, now);
+            self.timed(Probe::Connect, pool.connect(target)).await?;
+            self.last_handshake = now;
+            // What it remembers is asked for soon: the database may have been restored from a backup.
+            if self.known_memory().is_some() {
+                self.last_command = now;
+            }
             return Ok(());
         }
         if matches!(self.path, SshPath::Failing { .. }) {
@@ -142,41 +204,94 @@ impl Watcher {
         let doubted = node.agent_sees_sshd == Some(false);
         if doubted || now.since(self.last_handshake) >= config.handshake_every {
             self.last_handshake = now;
-            return pool.fresh_handshake(target).await;
+            return self.timed(Probe::Handshake, pool.fresh_handshake(target)).await;
         }
         if now.since(self.last_command) >= config.command_every {
             self.last_command = now;
-            return self.command(target).await;
+            let mut memory = None;
+            let command = async {
+                memory = self.command(target).await?;
+                Ok(())
+            };
+            self.timed(Probe::Command, command).await?;
+            if let Some(memory) = memory {
+                self.compare(memory);
+            }
+            return Ok(());
         }
-        pool.keepalive(target, config.keepalive_timeout).await
+        self.timed(Probe::Keepalive, pool.keepalive(target, config.keepalive_timeout)).await
+    }
+
+    /// Counts a probe, how long it took and what it said.
+    async fn timed(
+        &self,
+        probe: Probe,
+        work: impl Future<Output = Result<(), SshError>>,
+    ) -> Result<(), SshError> {
+        let began = Instant::now();
+        let outcome = work.await;
+        let word = match outcome.as_ref().map_err(SshError::verdict) {
+            Ok(()) => "ok",
+            Err(orion_ssh::Verdict::Gone) => "gone",
+            Err(orion_ssh::Verdict::Silent) => "silent",
+            Err(orion_ssh::Verdict::AliveThrottled) => "throttled",
+            Err(orion_ssh::Verdict::Sick) => "sick",
+            Err(orion_ssh::Verdict::Mismatch) => "mismatch",
+            Err(orion_ssh::Verdict::Unknown) => "unknown",
+        };
+        self.scheduler.fleet.metrics.probed(probe, word, began.elapsed());
+        outcome
     }
 
     /// A failing node is asked both ways at once: the old session may only have been cut for a moment, and a
     /// stuck session says nothing about new ones.
     async fn second_opinion(&self, target: &Target) -> Result<(), SshError> {
         let (pool, config) = (&self.scheduler.fleet.pool, &self.scheduler.config);
-        let (kept, fresh) =
-            tokio::join!(pool.keepalive(target, config.keepalive_timeout), pool.fresh_handshake(target));
+        let (kept, fresh) = tokio::join!(
+            self.timed(Probe::Keepalive, pool.keepalive(target, config.keepalive_timeout)),
+            self.timed(Probe::Handshake, pool.fresh_handshake(target))
+        );
         match (kept, fresh) {
             (Ok(()), Ok(())) => Ok(()),
             // The old session is stuck, the node is not.
             (Err(_), Ok(())) => {
                 pool.drop_session(self.id.0);
-                pool.connect(target).await
+                self.timed(Probe::Connect, pool.connect(target)).await
             }
             // New logins fail while old sessions live: not healthy, and the error of the dial says why.
             (Ok(()) | Err(_), Err(error)) => Err(error),
         }
     }
 
-    async fn command(&self, target: &Target) -> Result<(), SshError> {
+    /// Runs the command by which a node shows that it works; what it remembers, if it said so.
+    async fn command(&self, target: &Target) -> Result<Option<NodeMemory>, SshError> {
         let request = ExecRequest {
-            command: "true".into(),
+            command: MEMORY_COMMAND.into(),
             stdin: Vec::new(),
             timeout: self.scheduler.config.command_timeout,
             output_max_bytes: 1024,
         };
-        self.scheduler.fleet.pool.exec(target, request).await.map(drop)
+        let output = self.scheduler.fleet.pool.exec(target, request).await?;
+        Ok(output.is_success().then(|| read_memory(&output.stdout)))
+    }
+
+    fn known_memory(&self) -> Option<NodeMemory> {
+        *self.compared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has what the node remembers compared with the database if it is news, beside the probes: a database that is
+    /// away must not delay them.
+    fn compare(&self, memory: NodeMemory) {
+        if self.known_memory() == Some(memory) {
+            return;
+        }
+        let (id, fleet, compared) = (self.id, self.scheduler.fleet.clone(), self.compared.clone());
+        self.scheduler.spawn(async move {
+            match fleet.compare_memory(id, memory).await {
+                Ok(()) => *compared.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory),
+                Err(error) => tracing::debug!(node = %id, %error, "what a node remembers is compared later"),
+            }
+        });
     }
 
     async fn take(&mut self, error: SshError) {
@@ -213,6 +328,7 @@ impl Watcher {
 
     fn failed(&mut self, kind: Failure, detail: String) {
         let now = self.now();
+        self.moved = false;
         let (since, failures) = match &self.path {
             SshPath::Failing { since, failures, .. } => (*since, failures.saturating_add(1)),
             SshPath::Untried | SshPath::Up => (now, 1),
@@ -220,34 +336,99 @@ impl Watcher {
         self.path = SshPath::Failing { since, last_answer: self.last_answer, failures, kind, detail };
     }
 
-    /// Weighs both paths and writes the verdict if it is news.
-    async fn decide(&mut self, node: &Node) -> Result<(), StoreError> {
-        let (fleet, fleetwide) = (&self.scheduler.fleet, &self.scheduler.fleetwide);
+    /// Weighs both paths, and tells the others of this scheduler what is seen.
+    fn weigh(&self, node: &Node) -> Verdict {
+        let fleetwide = &self.scheduler.fleetwide;
         let now = self.now();
         let link = fleetwide.link_of(node, now);
-        let mut verdict = judge(&self.path, link, &self.scheduler.config.health, now);
         let long_dead = node.health == Health::Dead && self.last_answer.is_none();
         let silent_since = match &self.path {
             // An sshd that answers and does not let us in is not silent; one that was dead before this
-            // scheduler started did not go silent now.
+            // scheduler looked after it did not go silent now.
             SshPath::Failing { since, kind: Failure::Refused | Failure::Silent, .. } if !long_dead => {
-                Some(*since)
+                let was_silent = matches!(node.health, Health::Suspect | Health::Unreachable);
+                let before = self.last_answer.is_none() && was_silent;
+                Some(if before { node.health_since.min(*since) } else { *since })
             }
             SshPath::Failing { .. } | SshPath::Untried | SshPath::Up => None,
         };
         let looked = self.path != SshPath::Untried;
         let both_paths = self.path == SshPath::Up && matches!(link, LinkPath::Up { .. } | LinkPath::None);
-        // One that is only just being set up says nothing about those that were there.
-        if node.admission == Admission::Admitted {
+        // One that is only just being set up, or was drained, says nothing about the others.
+        if node.should_answer() {
             fleetwide.see(self.id, Sight { looked, silent_since, health: node.health, both_paths });
         }
+        judge(&self.path, link, &self.scheduler.config.health, now)
+    }
+
+    /// What is left of the verdict that a node is dead: the brake, the hold after a start or a take-over, and
+    /// another scheduler that reaches the node all speak against it.
+    async fn doubt(&mut self, node: &Node, mut verdict: Verdict) -> Result<Verdict, StoreError> {
+        let scheduler = self.scheduler.clone();
+        brake::look_before_giving_up(&scheduler, self.now()).await?;
+        if let Some(held) = self.held_back(&verdict) {
+            return Ok(held);
+        }
+        if scheduler.fleetwide.share().is_none_or(|share| share.is_alone()) {
+            return Ok(verdict);
+        }
+        if let Some((until, reason)) = &self.vouched
+            && self.now() < *until
+        {
+            return Ok(Verdict { health: Health::Unreachable, reason: reason.clone() });
+        }
+        let (id, stop) = (self.id, self.stop.clone());
+        // Both look at once: the word of the other takes a moment, and the node may be back by then.
+        let (word, ()) = tokio::join!(second_look::ask(&scheduler, id, &stop), self.look(node));
+        let word = word?;
+        let second = self.weigh(node);
+        if second.health != Health::Dead {
+            return Ok(second);
+        }
+        match word {
+            Word::Answers { peer } => {
+                let reason = format!(
+                    "it answers the scheduler {peer} and not this one: the fault is more likely here ({})",
+                    second.reason
+                );
+                self.vouched = Some((self.now().plus(scheduler.config.keepalive_every), reason.clone()));
+                return Ok(Verdict { health: Health::Unreachable, reason });
+            }
+            Word::Gone { peer } => {
+                verdict.reason = format!("{}; the scheduler {peer} does not reach it either", second.reason);
+            }
+            Word::Nobody => verdict.reason = second.reason,
+        }
+        brake::look_before_giving_up(&scheduler, self.now()).await?;
+        Ok(self.held_back(&verdict).unwrap_or(verdict))
+    }
+
+    /// The verdict that is left if nothing may be given up now.
+    fn held_back(&self, verdict: &Verdict) -> Option<Verdict> {
+        let hold = self.scheduler.config.hold_after_start;
+        let why = self.scheduler.fleetwide.holds_back(self.id, hold, self.now())?;
+        let reason = format!("{}; not given up: {why}", verdict.reason);
+        Some(Verdict { health: Health::Suspect, reason })
+    }
+
+    /// Weighs both paths and writes the verdict if it is news.
+    async fn decide(&mut self, node: &Node) -> Result<(), StoreError> {
+        let scheduler = self.scheduler.clone();
+        let fleet = &scheduler.fleet;
+        let mut verdict = self.weigh(node);
+        // A node that could not be looked at yet is what it was.
+        let unseen = self.path == SshPath::Untried && !self.moved;
+        if unseen || !scheduler.may_judge(self.absences, self.now()) {
+            return Ok(());
+        }
         if verdict.health == Health::Dead && node.health != Health::Dead {
-            look_at_brake(&self.scheduler).await?;
-            if let Some(why) = fleetwide.holds_back(self.scheduler.config.hold_after_start, now) {
-                verdict.health = Health::Suspect;
-                verdict.reason = format!("{}; not given up: {why}", verdict.reason);
+            verdict = self.doubt(node, verdict).await?;
+            // That took a while.
+            if self.stop.is_cancelled() || !scheduler.may_judge(self.absences, self.now()) {
+                return Ok(());
             }
         }
+        let now = self.now();
         if node.admission == Admission::Reported && verdict.health == Health::Alive {
             fleet.store.admit(self.id, node.version, now).await?;
             fleet.nudge.all();
@@ -270,8 +451,11 @@ impl Watcher {
                 reason = verdict.reason, leases = changed.leases.len(), "a node's health changed"
             );
         }
-        if !matches!(written, Cas::Stale) {
-            fleet.nudge.all();
+        match written {
+            Cas::Done(_) | Cas::Gone => fleet.nudge.all(),
+            // The node changed meanwhile; or another scheduler pulled the brake, which is to be known then.
+            Cas::Stale if verdict.health == Health::Dead => brake::follow(&scheduler).await?,
+            Cas::Stale => {}
         }
         Ok(())
     }
@@ -289,6 +473,10 @@ impl Watcher {
     fn now(&self) -> Timestamp {
         self.scheduler.fleet.now()
     }
+}
+
+fn about(node: &Node) -> (HostAddr, Port, Vec<String>) {
+    (node.addr.clone(), node.ssh_port, node.host_keys.clone())
 }
 
 /// Up to a tenth less, so that nodes that registered together are not probed together for ever.

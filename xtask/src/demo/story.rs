@@ -219,7 +219,9 @@ impl<'system> Story<'system> {
         let create = format!("curl $API/api/tokens {AS_ADMIN} --json '{{\"note\": \"demo\"}}'");
         let token = self.shell.curl(&create, 201)?.text("/token")?;
         self.shell.set_shown("JOIN", &token, "what workers join with, from the reply");
-        self.shell.must(&format!("ORION_JOIN_TOKEN=$JOIN API_ENDPOINT=$API {LAUNCH} {WORKERS}"))?;
+        self.shell.must(&format!(
+            "ORION_JOIN_TOKEN=$JOIN API_ENDPOINT=$API {LAUNCH} --engine namespace {WORKERS}"
+        ))?;
         self.wait_for_nodes(|_| true)?;
         self.show_nodes()
     }

@@ -189,7 +189,10 @@ impl System {
     /// Runs `launch_workers.sh` out of Ctrl-C's way; what it prints.
     fn workers(&self, argument: &str) -> Outcome<String> {
         let mut command = Command::new(repo::root().join("launch_workers.sh"));
-        command.arg(argument).env("ORION_AGENT", self.agent()).env("API_ENDPOINT", self.url());
+        command
+            .args(["--engine", "namespace", argument])
+            .env("ORION_AGENT", self.agent())
+            .env("API_ENDPOINT", self.url());
         if matches!(argument, "--stop" | "--status") {
             command.env_remove("ORION_AGENT");
         }

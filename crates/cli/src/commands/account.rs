@@ -73,7 +73,13 @@ async fn log_in(context: &Context, client: &Client, name: &str, password: &str) 
     let post = Post { repeat: crate::client::Repeat::Safe, ..Post::new("/auth/login", body) };
     let reply = client.post(post).await.map_err(|error| match error.kind() {
         Kind::NotLoggedIn => error.hint(format!("no account yet? orion signup {name}")),
-        Kind::Failed | Kind::Usage | Kind::NotFound | Kind::Unavailable | Kind::ReaderGone => error,
+        Kind::Failed
+        | Kind::Usage
+        | Kind::NotFound
+        | Kind::Unavailable
+        | Kind::NotChecked
+        | Kind::Interrupted
+        | Kind::ReaderGone => error,
     })?;
     let Some(token) = reply.get("token").and_then(Value::as_str) else {
         return Err(CliError::failed("the API's reply to the login holds no token"));

@@ -66,6 +66,7 @@ pub async fn release(context: &Context, args: ReleaseArgs) -> Result<(), CliErro
             Err(error) => failures.push((wanted, error)),
         }
     }
+    super::ssh_config::renew_now(context, &client).await;
     if context.format == Format::Json {
         output::json(&Value::Array(released))?;
     }

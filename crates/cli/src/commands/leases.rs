@@ -30,6 +30,9 @@ pub struct ShowArgs {
 pub async fn list(context: &Context, args: LsArgs) -> Result<(), CliError> {
     let path = if args.all { "/api/rentals?all=true" } else { "/api/rentals" };
     let list = context.client()?.list(path).await?;
+    if !args.all {
+        super::ssh_config::renew(context, &list);
+    }
     if context.format == Format::Json {
         return output::json(&Value::Array(list));
     }

@@ -3,13 +3,18 @@
 //! Lives here also: how a lease is found by what the user calls it.
 
 pub mod account;
+pub mod brake;
 pub mod change;
+pub mod drain;
 pub mod events;
 pub mod leases;
+pub mod node_show;
 pub mod nodes;
 pub mod rent;
 pub mod ssh;
+pub mod ssh_config;
 pub mod token;
+pub mod webhooks;
 
 use crate::{
     client::{Client, escape},
@@ -47,6 +52,18 @@ async fn find(client: &Client, wanted: &str) -> Result<Value, CliError> {
     client.get(&format!("/api/rentals/{id}")).await
 }
 
+/// `hint`, with the name that may have been meant in front of it.
+fn near_miss(wanted: &str, names: &[&str], hint: &str) -> String {
+    let wanted = wanted.to_lowercase();
+    let near = names.iter().map(|name| (strsim::damerau_levenshtein(&wanted, &name.to_lowercase()), name));
+    match near.min() {
+        Some((distance, name)) if distance <= 1 + wanted.chars().count() / 4 => {
+            format!("did you mean '{name}'? {hint}")
+        }
+        Some(_) | None => hint.to_owned(),
+    }
+}
+
 fn is_number(wanted: &str) -> bool {
     wanted.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -57,8 +74,9 @@ fn the_one_that_begins_with(wanted: &str, rentals: &[Rental]) -> Result<i64, Cli
     match matches.as_slice() {
         [one] => Ok(one.rental_id),
         [] => {
-            Err(CliError::new(Kind::NotFound, format!("no lease '{wanted}'"))
-                .hint("see your leases: orion ls"))
+            let names: Vec<&str> = rentals.iter().filter_map(|rental| rental.name.as_deref()).collect();
+            let error = CliError::new(Kind::NotFound, format!("no lease '{wanted}'"));
+            Err(error.hint(near_miss(wanted, &names, "see your leases: orion ls")))
         }
         several => {
             let names: Vec<String> = several.iter().map(|rental| rental.handle()).collect();
@@ -94,7 +112,10 @@ mod tests {
         assert_eq!(the_one_that_begins_with("tra", &rentals).unwrap(), 1);
         let error = the_one_that_begins_with("tr", &rentals).unwrap_err().to_string();
         assert!(error.contains("train, trial"), "{error}");
-        assert_eq!(the_one_that_begins_with("x", &rentals).unwrap_err().kind(), Kind::NotFound);
+        let error = the_one_that_begins_with("xyz", &rentals).unwrap_err();
+        assert_eq!((error.kind(), error.to_string().contains("did you mean")), (Kind::NotFound, false));
+        let error = the_one_that_begins_with("tarin", &rentals).unwrap_err().to_string();
+        assert_eq!(error, "error: no lease 'tarin'\nhint: did you mean 'train'? see your leases: orion ls");
     }
 
     #[test]

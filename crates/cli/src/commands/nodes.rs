@@ -1,5 +1,9 @@
-//! `nodes`.
+//! `nodes`: their list, and what is done with them.
 
+use super::{
+    drain::{self, DrainArgs, NodeArgs},
+    node_show,
+};
 use crate::{
     context::Context,
     error::CliError,
@@ -9,8 +13,39 @@ use crate::{
 use orion_domain::Timestamp;
 use serde_json::Value;
 
+/// The arguments of `orion nodes`.
+#[derive(Debug, clap::Args)]
+pub struct NodesArgs {
+    #[command(subcommand)]
+    command: Option<NodesCommand>,
+}
+
+/// The subcommands of `orion nodes`; without one they are listed.
+#[derive(Debug, clap::Subcommand)]
+enum NodesCommand {
+    /// Show one node: health, lease, reasons, last clean report, history
+    Show(node_show::ShowArgs),
+    /// Empty nodes: no new leases, and those that may move to other nodes (admin)
+    Drain(DrainArgs),
+    /// Put drained nodes back into use (admin)
+    Undrain(NodeArgs),
+    /// Put quarantined nodes back into use (admin)
+    Lift(NodeArgs),
+}
+
+/// Runs the subcommand.
+pub async fn run(context: &Context, args: NodesArgs) -> Result<(), CliError> {
+    match args.command {
+        None => list(context).await,
+        Some(NodesCommand::Show(args)) => node_show::show(context, args).await,
+        Some(NodesCommand::Drain(args)) => drain::drain(context, args).await,
+        Some(NodesCommand::Undrain(args)) => drain::undrain(context, args).await,
+        Some(NodesCommand::Lift(args)) => drain::lift(context, args).await,
+    }
+}
+
 /// Lists the nodes.
-pub async fn list(context: &Context) -> Result<(), CliError> {
+async fn list(context: &Context) -> Result<(), CliError> {
     let list = context.client()?.list("/api/nodes").await?;
     if context.format == Format::Json {
         return output::json(&Value::Array(list));
@@ -53,17 +88,27 @@ fn table(now: Timestamp, nodes: &[Node]) -> String {
             gpus(&node.gpus),
             address,
             node.tags.join(","),
-            node.status_reason.clone().unwrap_or_default(),
+            reason(node),
         ]);
     }
     table.text()
 }
 
-fn memory(mebibytes: u64) -> String {
+/// Why it is as it is, and how far its drain is.
+fn reason(node: &Node) -> String {
+    let reason = node.status_reason.clone().unwrap_or_default();
+    match &node.drain {
+        Some(drain) if drain.state == node.status => reason,
+        Some(drain) => format!("{reason} ({})", drain.state),
+        None => reason,
+    }
+}
+
+pub(super) fn memory(mebibytes: u64) -> String {
     if mebibytes >= 1024 { format!("{} GiB", (mebibytes + 512) / 1024) } else { format!("{mebibytes} MiB") }
 }
 
-fn gpus(value: &Value) -> String {
+pub(super) fn gpus(value: &Value) -> String {
     match value {
         Value::Array(list) => list.len().to_string(),
         Value::Number(number) => number.to_string(),
@@ -85,6 +130,8 @@ mod tests {
                 "memory_mb": 65536, "gpus": [{"name": "x"}], "tags": ["gpu", "rack-3"]}),
             json!({"node_id": 2, "hostname": "node-2", "status": "quarantined", "allocated": false, "lease": null,
                 "gpus": 0, "memory_mb": 512}),
+            json!({"node_id": 3, "hostname": "node-3", "status": "draining", "status_reason": "fans",
+                "allocated": true, "drain": {"reason": "fans", "state": "waiting for a free node", "leases_left": 1}}),
         ]
         .iter()
         .map(|value| shape(value, "node").unwrap())
@@ -111,5 +158,6 @@ mod tests {
             ]
         );
         assert_eq!(rows[2], ["node-2", "2", "quarantined", "?", "free", "-", "512 MiB", "0", "-", "-", "-"]);
+        assert_eq!((rows[3][2], rows[3].last()), ("draining", Some(&"fans (waiting for a free node)")));
     }
 }

@@ -1,7 +1,7 @@
 //! `rent`: one request under one idempotency key, however often it has to be sent.
 
 use crate::{
-    client::{Client, LONG_TIMEOUT, Post},
+    client::{Client, LONG_TIMEOUT, Post, Repeat},
     context::Context,
     duration::{self, Length},
     error::{CliError, Kind},
@@ -16,6 +16,7 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
+use tokio_util::sync::CancellationToken;
 
 /// The most nodes that one rental may ask for here; the API's own limit may be lower.
 const COUNT_MAX: i64 = 10_000;
@@ -60,6 +61,9 @@ pub struct RentArgs {
     /// When too few nodes are free, wait for them (at most this long)
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "24h")]
     wait: Option<Length>,
+    /// The same limit for --wait, as an option of its own
+    #[arg(long, value_name = "TIME", requires = "wait")]
+    timeout: Option<Length>,
     /// Send this idempotency key: the same key again gives the same leases, not more
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -77,10 +81,8 @@ pub async fn run(context: &Context, args: RentArgs) -> Result<(), CliError> {
     let body = body(&args, password.as_deref(), public_key.as_deref());
     let key = args.idempotency_key.clone().unwrap_or_else(super::new_key);
     let begun = Instant::now();
-    let reply = match args.wait {
-        None => send(&client, &body, &key).await?,
-        Some(patience) => send_until_free(&client, &body, &key, patience.duration()).await?,
-    };
+    let patience = args.timeout.or(args.wait).map(Length::duration);
+    let reply = send_unless_stopped(&client, &body, &key, patience).await?;
     let rentals: Vec<Rental> = shape(&reply, "leases")?;
     if let Some(private_key) = args.public_key.as_deref().and_then(private_half) {
         for rental in &rentals {
@@ -88,6 +90,7 @@ pub async fn run(context: &Context, args: RentArgs) -> Result<(), CliError> {
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
+    super::ssh_config::renew_now(context, &client).await;
     show(context, &args, &rentals, password.is_some(), seconds, &reply)
 }
 
@@ -96,12 +99,70 @@ async fn send(client: &Client, body: &Value, key: &str) -> Result<Value, CliErro
     client.post(post).await
 }
 
+/// Sends (with `patience`: until enough nodes are free) unless Ctrl-C stops it. A request that is under way then is
+/// waited for, and what it rented is given back: nobody would know of it.
+async fn send_unless_stopped(
+    client: &Client,
+    body: &Value,
+    key: &str,
+    patience: Option<Duration>,
+) -> Result<Value, CliError> {
+    let stop = CancellationToken::new();
+    let sending = async {
+        match patience {
+            None => send(client, body, key).await,
+            Some(patience) => send_until_free(client, body, key, patience, &stop).await,
+        }
+    };
+    tokio::pin!(sending);
+    tokio::select! {
+        reply = &mut sending => return reply,
+        stopped = tokio::signal::ctrl_c() => {
+            if stopped.is_err() {
+                return sending.await;
+            }
+        }
+    }
+    stop.cancel();
+    let stopped = || CliError::new(Kind::Interrupted, "stopped");
+    note("stopping: what may be under way is waited for and given back; Ctrl-C again leaves at once");
+    let reply = tokio::select! {
+        reply = sending => reply,
+        _ = tokio::signal::ctrl_c() => {
+            let hint = format!("what was under way may still be rented; see orion ls (its key was {key})");
+            return Err(stopped().hint(hint));
+        }
+    };
+    // Any refusal means that nothing was rented; a lost connection that it is not known.
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(error) if error.problem().is_some() || error.kind() == Kind::Interrupted => {
+            return Err(stopped().hint("nothing was rented"));
+        }
+        Err(_) => {
+            let hint = format!("the API did not answer; see orion ls (the request's key was {key})");
+            return Err(stopped().hint(hint));
+        }
+    };
+    for rental in shape::<Vec<Rental>>(&reply, "leases")? {
+        let path = format!("/api/release/{}", rental.rental_id);
+        let post = Post { repeat: Repeat::Safe, timeout: LONG_TIMEOUT, ..Post::new(&path, json!({})) };
+        client.post(post).await.map_err(|error| {
+            let text = format!("stopped, but lease {} could not be given back", rental.rental_id);
+            note(&error.to_string());
+            CliError::new(Kind::Interrupted, text).hint(format!("orion release {}", rental.rental_id))
+        })?;
+    }
+    Err(stopped().hint("what was rented just then is released again"))
+}
+
 /// Sends until enough nodes are free. A 503 is not kept under the key, so the same key serves throughout.
 async fn send_until_free(
     client: &Client,
     body: &Value,
     key: &str,
     patience: Duration,
+    stop: &CancellationToken,
 ) -> Result<Value, CliError> {
     let begun = Instant::now();
     let mut progress = Progress::new();
@@ -110,24 +171,44 @@ async fn send_until_free(
             Ok(reply) => return Ok(reply),
             Err(error) => error,
         };
-        let Some(problem) = error.problem().filter(|problem| problem.status == 503) else {
+        // The same key makes it safe to ask on after a lost connection, too.
+        let away = error.problem().is_none() && error.kind() == Kind::Unavailable;
+        let problem = error.problem().cloned().unwrap_or_default();
+        if problem.status != 503 && !away {
             return Err(error);
-        };
+        }
         let left = patience.saturating_sub(begun.elapsed());
         if left.is_zero() {
             return Err(error);
         }
         let stage = match problem.found {
             Some(found) => format!("waiting for free nodes ({found} now)"),
+            None if away => "waiting for the API to answer".to_owned(),
             None => "waiting for the API to be able to rent".to_owned(),
         };
         let next = problem.retry_after_s.map(Duration::from_secs);
-        let next_text = next.map(|next| format!(", next lease ends in {}", duration::show(next)));
-        progress
-            .show(&stage, &format!("{}{}", duration::show(begun.elapsed()), next_text.unwrap_or_default()));
+        progress.show(&stage, &waited(begun.elapsed(), next));
         let pause = next.unwrap_or(PAUSE_MAX / 5).clamp(Duration::from_millis(500), PAUSE_MAX).min(left);
-        tokio::time::sleep(pause).await;
+        let next_try = Instant::now() + pause;
+        loop {
+            let left = next_try.saturating_duration_since(Instant::now());
+            tokio::select! {
+                () = stop.cancelled() => return Err(CliError::new(Kind::Interrupted, "stopped")),
+                () = tokio::time::sleep(left.min(Duration::from_secs(1))) => {}
+            }
+            if left.is_zero() {
+                break;
+            }
+            let next = next.map(|next| next.saturating_sub(pause.saturating_sub(left)));
+            progress.show(&stage, &waited(begun.elapsed(), next));
+        }
     }
+}
+
+/// `12 min, next lease ends in 3 h`
+fn waited(so_far: Duration, next: Option<Duration>) -> String {
+    let next = next.map(|next| format!(", next lease ends in {}", duration::show(next)));
+    format!("{}{}", duration::show(so_far), next.unwrap_or_default())
 }
 
 fn body(args: &RentArgs, password: Option<&str>, public_key: Option<&str>) -> Value {

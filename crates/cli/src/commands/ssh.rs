@@ -46,7 +46,7 @@ pub struct SshArgs {
 /// Becomes `ssh`; only returns when it could not.
 pub async fn run(context: &Context, args: SshArgs) -> Result<(), CliError> {
     let client = context.client()?;
-    let rental = usable(context, &client, &args).await?;
+    let rental = usable(context, &client, &args.lease, args.wait).await?;
     let (Some(host), Some(port), Some(user)) = (&rental.host_ip, rental.ssh_port, &rental.client_user) else {
         return Err(CliError::new(
             Kind::Unavailable,
@@ -65,11 +65,16 @@ pub async fn run(context: &Context, args: SshArgs) -> Result<(), CliError> {
 }
 
 /// The lease as soon as it can be logged in to.
-async fn usable(context: &Context, client: &Client, args: &SshArgs) -> Result<Rental, CliError> {
+pub(super) async fn usable(
+    context: &Context,
+    client: &Client,
+    lease: &str,
+    wait_s: u64,
+) -> Result<Rental, CliError> {
     let begun = Instant::now();
-    let patience = Duration::from_secs(args.wait);
+    let patience = Duration::from_secs(wait_s);
     let mut progress = Progress::new();
-    let mut rental: Rental = shape(&super::find(client, &args.lease).await?, "lease")?;
+    let mut rental: Rental = shape(&super::find(client, lease).await?, "lease")?;
     loop {
         let handle = rental.handle();
         let state = leases::state(context.now(), &rental);
@@ -80,13 +85,13 @@ async fn usable(context: &Context, client: &Client, args: &SshArgs) -> Result<Re
             }
             "migrating" | "provisioning" if begun.elapsed() >= patience => {
                 return Err(CliError::new(Kind::Unavailable, format!("lease {handle} is {state}"))
-                    .hint(format!("wait longer: orion ssh --wait {} {handle}", args.wait.max(30) * 10)));
+                    .hint(format!("wait longer: orion ssh --wait {} {handle}", wait_s.max(30) * 10)));
             }
             "migrating" | "provisioning" => {
                 let reason = rental.state_reason.as_deref().filter(|reason| !reason.is_empty());
                 let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
                 let stage =
-                    format!("lease {handle} is {}{reason}; waiting up to {} s", rental.state, args.wait);
+                    format!("lease {handle} is {}{reason}; waiting up to {wait_s} s", rental.state);
                 progress.show(&stage, &duration::show(begun.elapsed()));
             }
             _ => return Ok(rental),

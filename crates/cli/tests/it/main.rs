@@ -2,10 +2,12 @@
 //! Then, in [`e2e`], through the real API, a real database and real nodes.
 
 mod account;
+mod brake;
 mod e2e;
 mod events;
 mod fake_api;
 mod leases;
+mod nodes;
 mod rent;
 mod ssh;
 mod up;

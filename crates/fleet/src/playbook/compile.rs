@@ -45,7 +45,10 @@ const EPOCH: &str = r#"orion_step 'check the epoch'
 orion_epoch=0
 if [ -r /var/lib/orion/epoch ]; then IFS= read -r orion_epoch </var/lib/orion/epoch || :; fi
 case $orion_epoch in '' | *[!0-9]*) orion_epoch=0 ;; esac
-if [ "$epoch" -lt "$orion_epoch" ]; then exit 76; fi
+if [ "$epoch" -lt "$orion_epoch" ]; then
+  report epoch "$orion_epoch"
+  exit 76
+fi
 "#;
 
 /// A higher number never has fewer digits, so writing over the old one in place is a single write(2) that

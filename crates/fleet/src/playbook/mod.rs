@@ -43,6 +43,7 @@
 //! | 65 | the name or the uid belongs to somebody else on this node | `Unfit` |
 //! | 66 | the input was not complete | `InputIncomplete` |
 //! | 67 | the uid lies in a subordinate range of the node | `Unfit` |
+//! | 68 | the uid of a new lease is not higher than all that the node has seen | `UidSeen` |
 //! | 75 | the lock was not got, or the process table was full | `Busy` |
 //! | 76 | the epoch is older than the node's | `StaleEpoch` |
 //! | 124, 137 | the time limit passed | `TimedOut` |
@@ -60,6 +61,7 @@ pub use parse::Library;
 pub use reply::{InventoryError, ListedAccount, NodeInventory, Reply, Report, read_reply};
 
 use parse::PlaybookFile;
+pub(crate) use reply::{seen_epoch, seen_uid};
 
 /// A playbook that cannot be used, or a value that it does not take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -225,7 +227,8 @@ impl Playbooks {
         source.playbooks()
     }
 
-    /// Creates or repairs a lease account: `user uid lease password_hash public_key deadline_s agent`.
+    /// Creates or repairs a lease account: `user uid lease lease_ulid is_new password_hash public_key deadline_s
+    /// agent`.
     pub fn create_user(&self) -> &Playbook {
         &self.create_user
     }

@@ -70,6 +70,7 @@ impl Library {
             ("processes", include_str!("../../../../playbooks/lib/processes.sh")),
             ("leases", include_str!("../../../../playbooks/lib/leases.sh")),
             ("deadline", include_str!("../../../../playbooks/lib/deadline.sh")),
+            ("uids", include_str!("../../../../playbooks/lib/uids.sh")),
         ];
         Self(files.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect())
     }

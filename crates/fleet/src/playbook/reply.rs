@@ -29,8 +29,17 @@ pub enum Reply {
         /// Why, in words.
         reason: String,
     },
-    /// The node has seen a higher epoch: somebody else is in charge of it now.
-    StaleEpoch,
+    /// The node has seen a higher epoch: somebody else is in charge of it now, or the database is older than the
+    /// node (a backup was restored).
+    StaleEpoch {
+        /// The node's; 0 when it did not say.
+        seen: u64,
+    },
+    /// The uid of a new lease is not above the highest that the node has seen; nothing was done.
+    UidSeen {
+        /// The highest.
+        highest: u32,
+    },
     /// Another run held the node's lock, or its process table was full: try again.
     Busy,
     /// The values did not arrive whole; nothing was done.
@@ -88,12 +97,19 @@ impl Report {
                     })
                 }
                 ("leasefile", [uid]) => inventory.lease_files.push(uid.parse().map_err(|_| wrong())?),
+                ("deadline", [uid, seconds]) => inventory
+                    .deadlines
+                    .push((uid.parse().map_err(|_| wrong())?, seconds.parse().map_err(|_| wrong())?)),
                 ("process", [uid]) => inventory.process_uids.push(uid.parse().map_err(|_| wrong())?),
                 ("subid", [start, count]) => inventory
                     .subordinate
                     .push((start.parse().map_err(|_| wrong())?, count.parse().map_err(|_| wrong())?)),
                 ("boot_id", [boot_id]) => inventory.boot_id = (*boot_id).to_owned(),
-                ("account" | "leasefile" | "process" | "subid" | "boot_id", _) => return Err(wrong()),
+                ("highest_uid", [uid]) => inventory.highest_uid = seen_uid(uid).ok_or_else(wrong)?,
+                ("epoch", [epoch]) => inventory.epoch = seen_epoch(epoch).ok_or_else(wrong)?,
+                ("account" | "leasefile" | "deadline" | "process" | "subid" | "boot_id" | "highest_uid" | "epoch", _) => {
+                    return Err(wrong());
+                }
                 (_, _) => {}
             }
         }
@@ -112,12 +128,19 @@ pub struct NodeInventory {
     pub accounts: Vec<ListedAccount>,
     /// Uids that have a lease file.
     pub lease_files: Vec<u32>,
+    /// Uids with the seconds until the node itself closes their login (less than 0: it should have), where the lease
+    /// file is of this boot.
+    pub deadlines: Vec<(u32, i64)>,
     /// Uids in the asked range that have processes, each once, sorted.
     pub process_uids: Vec<u32>,
     /// Subordinate uid and gid ranges: first id and number of ids.
     pub subordinate: Vec<(u32, u32)>,
     /// The kernel's boot id: a new one means that the node was restarted.
     pub boot_id: String,
+    /// The highest uid that a lease has had there; 0 when there was none.
+    pub highest_uid: u32,
+    /// The highest epoch that it has seen.
+    pub epoch: u64,
 }
 
 /// One account on a node.
@@ -139,6 +162,18 @@ pub struct InventoryError {
     pub key: String,
     /// The rest of it.
     pub value: String,
+}
+
+/// A uid as a node remembers it: one that no uid can be is the largest.
+pub(crate) fn seen_uid(text: &str) -> Option<u32> {
+    let number = seen_epoch(text)?;
+    Some(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+/// An epoch as a node remembers it; what is too large for one is none.
+pub(crate) fn seen_epoch(text: &str) -> Option<u64> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().unwrap_or(0))
 }
 
 /// Reads what one run sent back.
@@ -174,8 +209,12 @@ pub fn read_reply(
         Some(67) => Reply::Unfit {
             reason: reason(stream.why, stderr, secrets, "the uid lies in a subordinate range of this node"),
         },
+        Some(68) => match stream.first("highest_uid").and_then(seen_uid) {
+            Some(highest) => Reply::UidSeen { highest },
+            None => refused(step, 68, stderr, secrets),
+        },
         Some(75) => Reply::Busy,
-        Some(76) => Reply::StaleEpoch,
+        Some(76) => Reply::StaleEpoch { seen: stream.first("epoch").and_then(seen_epoch).unwrap_or(0) },
         Some(124 | 137) => Reply::TimedOut { step: step.unwrap_or_else(|| playbook.first_step().to_owned()) },
         Some(other) => match stream.why {
             Some(why) => Reply::Refused { step: step.unwrap_or_else(start), status: other, output: why },
@@ -208,6 +247,10 @@ struct Stream {
 }
 
 impl Stream {
+    fn first(&self, key: &str) -> Option<&str> {
+        self.entries.iter().find(|(held, _)| held == key).map(|(_, value)| value.as_str())
+    }
+
     fn read(stdout: &[u8], secrets: &[&str]) -> Self {
         let mut stream = Self::default();
         // A line without its newline was cut off and is not believed.
@@ -280,7 +323,13 @@ mod tests {
         assert_eq!(reply(Some(64), "::bad user\n", ""), Reply::BadValue("user".to_owned()));
         assert_eq!(reply(Some(66), "", ""), Reply::InputIncomplete);
         assert_eq!(reply(Some(75), "", ""), Reply::Busy);
-        assert_eq!(reply(Some(76), "", ""), Reply::StaleEpoch);
+        assert_eq!(reply(Some(76), "::report epoch 12\n", ""), Reply::StaleEpoch { seen: 12 });
+        assert_eq!(reply(Some(76), "", ""), Reply::StaleEpoch { seen: 0 });
+        let seen = reply(Some(68), "::step one\n::report highest_uid 200017\n::why used\n", "");
+        assert_eq!(seen, Reply::UidSeen { highest: 200_017 });
+        let beyond = reply(Some(68), "::report highest_uid 9999999999\n", "");
+        assert_eq!(beyond, Reply::UidSeen { highest: u32::MAX }, "no uid is that high");
+        assert!(matches!(reply(Some(68), "", "why"), Reply::Refused { status: 68, .. }));
         for status in [124, 137] {
             let step = "two".to_owned();
             assert_eq!(reply(Some(status), "::step one\n::step two\n", ""), Reply::TimedOut { step });
@@ -311,11 +360,12 @@ mod tests {
             report.node_inventory()
         };
         let inventory = parse(
-            "::report boot_id b-1\n::report node kernel 6.1\n::report leasefile 200001\n::report subid 100000 65536\n\
+            "::report boot_id b-1\n::report node kernel 6.1\n::report highest_uid 200009\n::report epoch 77\n::report leasefile 200001\n::report subid 100000 65536\n\
              ::report process 200002\n::report process 200001\n::report account alice 200001 locked\n::report account bob 200002 open\n",
         )
         .expect("every line is good");
         assert_eq!(inventory.boot_id, "b-1");
+        assert_eq!((inventory.highest_uid, inventory.epoch), (200_009, 77));
         assert_eq!(inventory.lease_files, [200_001]);
         assert_eq!(inventory.process_uids, [200_001, 200_002]);
         assert_eq!(inventory.subordinate, [(100_000, 65_536)]);
@@ -326,6 +376,7 @@ mod tests {
         assert!(!inventory.accounts[1].locked);
 
         assert!(parse("::report boot_id b\n::report process many\n").is_err());
+        assert!(parse("::report boot_id b\n::report highest_uid -1\n").is_err());
         assert!(parse("::report boot_id b\n::report account alice 200001\n").is_err());
         assert!(parse("::report process 200001\n").is_err(), "a list without a boot id is not a list");
     }

@@ -6,3 +6,4 @@ mod playbook_deadline;
 mod playbook_delete;
 mod playbook_faults;
 mod playbook_input;
+mod playbook_uids;

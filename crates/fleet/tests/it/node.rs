@@ -265,6 +265,8 @@ fn busybox() -> &'static Path {
 pub struct Account {
     pub user: String,
     pub uid: String,
+    pub ulid: String,
+    pub is_new: &'static str,
     pub hash: String,
     pub key: String,
     pub deadline_s: String,
@@ -276,6 +278,8 @@ impl Account {
         Self {
             user: user.to_owned(),
             uid: uid.to_string(),
+            ulid: format!("01K{uid:023}"),
+            is_new: "no",
             hash: "$6$saltsaltsaltsalt$bsrPd5nmVHkUWtBuSFhQBPwoAqtNIR6UCdfDQ0qZzV8JQqCRXYbHzkbZuyf.5TPD5LbnhhvXDHJYIDUhfEDFX1".to_owned(),
             key: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0Zr9mKcnkTdpGBGhLwoGzmWGqD1ZKeCVBE1eZ7cYtL alice@laptop".to_owned(),
             deadline_s: "3600".to_owned(),
@@ -283,11 +287,13 @@ impl Account {
         }
     }
 
-    pub fn create(&self) -> [(&str, &str); 7] {
+    pub fn create(&self) -> [(&str, &str); 9] {
         [
             ("user", &self.user),
             ("uid", &self.uid),
             ("lease", "42"),
+            ("lease_ulid", &self.ulid),
+            ("is_new", self.is_new),
             ("password_hash", &self.hash),
             ("public_key", &self.key),
             ("deadline_s", &self.deadline_s),

@@ -73,6 +73,11 @@ fn a_bad_value_is_refused_by_the_node_too() {
             ("uid", "12345678901"),
             ("lease", ""),
             ("lease", "4 2"),
+            ("lease_ulid", "01K000000000000000000002A"),
+            ("lease_ulid", "01k0000000000000000000020a"),
+            ("lease_ulid", "../../../../../etc/passwd0"),
+            ("is_new", "perhaps"),
+            ("is_new", "No"),
             ("password_hash", ""),
             ("password_hash", "$6$a:b"),
             ("password_hash", "`id`"),
@@ -91,9 +96,19 @@ fn a_bad_value_is_refused_by_the_node_too() {
                 let given = values.iter().find(|(known, _)| *known == key).expect("declared").1;
                 format!("{}\n", if key == name { value } else { given })
             };
-            let keys = ["user", "uid", "lease", "password_hash", "public_key", "deadline_s", "agent"];
+            let keys = [
+                "user",
+                "uid",
+                "lease",
+                "lease_ulid",
+                "is_new",
+                "password_hash",
+                "public_key",
+                "deadline_s",
+                "agent",
+            ];
             let lines: String = keys.iter().map(|key| line(key)).collect();
-            let reply = node.play_raw(create, format!("orion-playbook 1 8\n1\n{lines}.\n").as_bytes());
+            let reply = node.play_raw(create, format!("orion-playbook 1 10\n1\n{lines}.\n").as_bytes());
             assert_eq!(reply, Reply::BadValue(name.to_owned()), "{userland:?} {value:?}");
         }
         assert!(!node.test("ls /var/lib/orion/leases/*") && !node.test("grep -q alice /etc/passwd"));
@@ -129,7 +144,7 @@ fn an_older_epoch_is_refused_and_a_newer_one_is_stored() {
             assert!(matches!(play(epoch), Reply::Done(_)), "{userland:?} {epoch}");
             assert_eq!(stored(), epoch.to_string());
         }
-        assert_eq!(play(12344), Reply::StaleEpoch);
+        assert_eq!(play(12344), Reply::StaleEpoch { seen: 12345 });
         assert_eq!(stored(), "12345");
         assert_eq!(node.sh("wc -l </root/touched").trim(), "6");
         // Whatever a broken disk left in the file, the next order repairs it.
@@ -140,7 +155,7 @@ fn an_older_epoch_is_refused_and_a_newer_one_is_stored() {
         }
         let list = playbooks();
         let range = [("uid_min", "200000"), ("uid_max", "299999")];
-        assert_eq!(node.play(list.list_users(), 1, &range), Reply::StaleEpoch);
+        assert_eq!(node.play(list.list_users(), 1, &range), Reply::StaleEpoch { seen: 20000 });
         assert!(matches!(node.play(list.list_users(), 30000, &range), Reply::Done(_)));
         assert_eq!(stored(), "20000", "a reader stores nothing");
     }

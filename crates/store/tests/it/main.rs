@@ -2,6 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "clippy.toml allows it in tests, but does not know their helpers")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test panics on whatever it does not expect")]
 
+mod brake;
+mod doctor;
+mod drain;
 mod events;
 mod idempotency;
 mod leases;
@@ -13,5 +16,7 @@ mod placing;
 mod reconciling;
 mod registering;
 mod schema;
+mod second_looks;
 mod users;
+mod webhooks;
 mod world;

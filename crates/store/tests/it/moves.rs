@@ -99,7 +99,9 @@ async fn a_lease_moves_to_another_node_with_its_account(world: World) {
     assert_eq!(placed.lease.deadline_applied, None, "the new node has not heard of the deadline");
     assert_eq!(placed.claim.desired.as_ref().unwrap().account, lease.account);
     assert!(placed.claim.was_clean_before);
-    assert_eq!(world.finish(&placed.claim, at(101)).await.activated, [lease.id]);
+    let finished = world.finish(&placed.claim, at(101)).await;
+    assert_eq!(finished.activated, [lease.id]);
+    assert_eq!(finished.recovered, [(lease.id, at(50))], "and when it lost its node");
     assert_eq!(world.lease(lease.id).await.state, LeaseState::Active { node: new });
     let (old, history) = (world.node(old).await, world.store.lease_history(lease.id).await.unwrap());
     assert!(old.lease.is_none() && old.is_dirty(), "I2: it may still hold the account");
@@ -123,7 +125,8 @@ async fn a_lease_takes_its_own_node_back(world: World) {
     assert!(matches!(outcome, MoveOutcome::NoneFree { next_end: Some(end) } if end == at(3600)));
     assert_eq!(world.node(node).await.lease, Some(lease.id), "it stays its own");
     world.set_health(node, Health::Alive, at(120)).await;
-    assert_eq!(world.clean(node, at(121)).await.activated, [lease.id]);
+    let finished = world.clean(node, at(121)).await;
+    assert_eq!((finished.activated, finished.recovered), (vec![lease.id], vec![]));
     let kinds = world.kinds_of_lease(lease.id).await;
     assert_eq!(kinds[2..], ["lease.node_lost", "lease.waiting", "lease.returned"]);
     world.check_invariants().await;

@@ -1,4 +1,4 @@
-//! Nodes: links and their epochs, admission, cordon, what was seen when, and what a reset forgets.
+//! Nodes: links and their epochs, admission, what was seen when, and what a reset forgets.
 
 use crate::world::{World, at, on_both};
 use orion_domain::{
@@ -13,7 +13,7 @@ on_both!(
     a_late_word_about_an_older_link_is_ignored,
     what_an_agent_says_of_its_sshd_is_forgotten_with_its_link,
     a_node_is_admitted_only_from_reported_and_at_its_version,
-    quarantine_and_cordon_are_kept_until_they_are_lifted,
+    quarantine_is_kept_until_it_is_lifted,
     pages_changes_and_lists_show_every_node,
     what_was_seen_is_written_in_batches,
     replicas_beat_and_say_goodbye,
@@ -67,7 +67,7 @@ async fn a_node_is_admitted_only_from_reported_and_at_its_version(world: World) 
     assert_eq!(world.store.admit(pending.id, pending.version, at(2)).await.unwrap(), Cas::Stale);
 }
 
-async fn quarantine_and_cordon_are_kept_until_they_are_lifted(world: World) {
+async fn quarantine_is_kept_until_it_is_lifted(world: World) {
     let node = world.free_node(1).await;
     assert_eq!(world.store.lift_quarantine(node, at(1)).await.unwrap(), Cas::Stale);
     world.store.quarantine(node, "it lies", at(1)).await.unwrap().done().unwrap();
@@ -76,10 +76,6 @@ async fn quarantine_and_cordon_are_kept_until_they_are_lifted(world: World) {
     assert_eq!(world.node(node).await.quarantine.as_deref(), Some("it lies"));
     let lifted = world.store.lift_quarantine(node, at(4)).await.unwrap().done().unwrap();
     assert!(lifted.quarantine.is_none() && lifted.is_dirty(), "it is cleaned before it is offered");
-    let cordoned = world.store.set_cordon(node, Some("disk swap"), at(5)).await.unwrap().done().unwrap();
-    assert_eq!(cordoned.cordon.as_deref(), Some("disk swap"));
-    let open = world.store.set_cordon(node, None, at(6)).await.unwrap().done().unwrap();
-    assert_eq!(open.cordon, None);
     assert_eq!(world.store.quarantine(NodeId(99), "x", at(6)).await.unwrap(), Cas::Gone);
 }
 

@@ -6,6 +6,7 @@ use crate::{
 };
 use orion_domain::UserId;
 use orion_store::{PlaceOutcome, Store, StoreConfig};
+use sqlx::{Connection, Executor, mysql::MySqlConnection};
 use std::{
     net::SocketAddr,
     sync::{
@@ -47,13 +48,35 @@ async fn a_killed_server_is_reported_fast_and_used_again_when_it_is_back() {
     let server = tokio::task::spawn_blocking(|| Server::start("killed")).await.unwrap();
     let world = World::on(&server).await;
     world.user("alice").await;
+    assert_eq!(world.store.retries().host_lost, 0);
     tokio::task::block_in_place(|| server.kill());
     fails_fast(&world.store).await;
+    assert!(world.store.clone().retries().host_lost > 0, "it was tried again, and that is counted");
     let closed = Store::open(&config(&world.url)).await.unwrap_err();
     assert!(closed.is_unavailable(), "{closed:?}");
     tokio::task::block_in_place(|| server.restart());
     until_healthy(&world.store).await;
     assert!(world.store.user_by_name("alice").await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_waits_too_long_for_a_lock_is_run_again_and_counted() {
+    let world = World::mariadb().await;
+    world.store.put_setting("x", "before").await.unwrap();
+    let mut other = MySqlConnection::connect(&world.url).await.unwrap();
+    other.execute("BEGIN").await.unwrap();
+    other.execute("UPDATE settings SET value = 'held' WHERE name = 'x'").await.unwrap();
+    let store = world.store.clone();
+    let write = tokio::spawn(async move { store.put_setting("x", "after").await });
+    let started = Instant::now();
+    while world.store.retries().conflict == 0 {
+        assert!(started.elapsed() < Duration::from_secs(20), "it never gives up waiting for the lock");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    other.execute("COMMIT").await.unwrap();
+    write.await.unwrap().unwrap();
+    assert_eq!(world.store.get_setting("x").await.unwrap().as_deref(), Some("after"));
+    assert_eq!((world.store.retries().host_lost, world.store.retries().commit_unknown), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

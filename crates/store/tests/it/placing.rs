@@ -130,13 +130,13 @@ async fn a_node_that_must_not_be_offered_is_not_offered(world: World) {
         "health = 'unreachable'",
         "health = 'dead'",
         "quarantine = 'its host key changed'",
-        "cordon = 'maintenance'",
+        "cordon = 'maintenance', drain_since = 1",
         "desired_version = desired_version + 1",
         "lease_id = 4711",
         "claim_token = 'x', claimed_until = 1800000001000000",
     ];
     let restore = "UPDATE nodes SET admission = 'admitted', health = 'alive', quarantine = NULL, cordon = NULL, \
-                   desired_version = applied_version, lease_id = NULL, claim_token = NULL, claimed_until = NULL";
+                   drain_since = NULL, desired_version = applied_version, lease_id = NULL, claim_token = NULL, claimed_until = NULL";
     for spoiler in spoilers {
         world.sql(&format!("UPDATE nodes SET {spoiler}")).await.unwrap();
         match world.store.place(&world.wish(user, 1)).await.unwrap() {

@@ -6,12 +6,20 @@
 
 mod admission;
 mod brake;
+mod caddy;
 mod command_line;
+mod compose;
+mod containers;
 mod contention;
 mod crashes;
 mod database_away;
 mod deadlines;
+mod drain;
 mod misfits;
+mod programs;
+mod refusals;
+mod replicas;
+mod services;
 mod silence;
 mod sshd_down;
 mod story;

@@ -1,13 +1,13 @@
 //! A running Orion: one `orion up` process, its database, and its workers.
 
-use super::{PATIENCE, user::User};
+use super::{PATIENCE, programs::program, user::User};
 use orion_testkit::{Agent, MariaDb, Worker, Workers, free_port, random_word, wait_until};
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 use tempfile::TempDir;
@@ -53,7 +53,7 @@ impl System {
         let admin = User::log_in(&up.url(), "admin", &admin_password).await;
         let token = admin.post("/api/tokens", json!({ "note": "tests" })).await.expect(201);
         let join_token = token["token"].as_str().expect("a token").to_owned();
-        let agent = Agent::new(&agent_binary(), up.port, &join_token).setting("ORION_REFUSED_RETRY_S", "1");
+        let agent = Agent::new(&program("orion-agent"), up.port, &join_token).setting("ORION_REFUSED_RETRY_S", "1");
         workers.set_agent(agent);
         workers.grow_to(plain + with_agent);
         let system = Self { up, workers, admin, admin_password, join_token, _room: room };
@@ -276,24 +276,6 @@ impl Drop for Up {
             drop(child.wait());
         }
     }
-}
-
-/// The built agent: in `ORION_BIN_DIR`, or beside `orion`, where it is built if it is missing.
-fn agent_binary() -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT
-        .get_or_init(|| {
-            let orion = Path::new(env!("CARGO_BIN_EXE_orion"));
-            let beside = orion.parent().expect("a directory").to_owned();
-            let agent = std::env::var_os("ORION_BIN_DIR").map_or(beside, PathBuf::from).join("orion-agent");
-            if !agent.exists() {
-                let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-                let built = Command::new(cargo).args(["build", "--package", "orion-agent"]).status();
-                assert!(built.expect("cargo starts").success(), "orion-agent does not build");
-            }
-            agent
-        })
-        .clone()
 }
 
 /// Looks again and again for `length` and panics with what `broken` returns, if it returns anything.

@@ -83,20 +83,39 @@ pub struct User {
 impl User {
     /// Makes the account.
     pub async fn sign_up(base: &str, name: &str) -> Self {
-        let password = random_word();
-        let anyone = Self::anyone(base);
-        let body = json!({ "username": name, "password": password });
-        anyone.post("/auth/signup", body).await.expect(201);
-        Self::log_in(base, name, &password).await
+        Self::anyone(base).signed_up(name).await
     }
 
     /// Logs in.
     pub async fn log_in(base: &str, name: &str, password: &str) -> Self {
-        let anyone = Self::anyone(base);
+        Self::anyone(base).logged_in(name, password).await
+    }
+
+    /// Makes the account, the way that this one reaches the API.
+    pub async fn signed_up(&self, name: &str) -> Self {
+        let password = random_word();
         let body = json!({ "username": name, "password": password });
-        let reply = anyone.post("/auth/login", body).await.expect(200);
+        self.post("/auth/signup", body).await.expect(201);
+        self.logged_in(name, &password).await
+    }
+
+    /// Logs in, the way that this one reaches the API.
+    pub async fn logged_in(&self, name: &str, password: &str) -> Self {
+        let body = json!({ "username": name, "password": password });
+        let reply = self.post("/auth/login", body).await.expect(200);
         let token = reply["token"].as_str().expect("a token").to_owned();
-        Self { token, name: name.to_owned(), password: password.to_owned(), ..anyone }
+        Self { token, name: name.to_owned(), password: password.to_owned(), ..self.clone() }
+    }
+
+    /// The same person over another client: one that trusts a private authority.
+    pub fn over(self, http: reqwest::Client) -> Self {
+        Self { http, ..self }
+    }
+
+    /// The feed of events, from after the event `last`; it does not end by itself.
+    pub async fn feed_after(&self, last: i64) -> Result<reqwest::Response, reqwest::Error> {
+        let request = self.request(Method::GET, "/api/events").header("Last-Event-ID", last);
+        request.timeout(Duration::from_secs(600)).send().await
     }
 
     /// Somebody without an account.

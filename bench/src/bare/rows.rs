@@ -1,0 +1,93 @@
+//! Rows as the API shows them, read by one query each and written by serde alone.
+
+use serde::Serialize;
+use sqlx::{FromRow, MySqlPool};
+
+/// What `GET /api/nodes` shows of a node.
+#[derive(Debug, FromRow, Serialize)]
+pub struct NodeRow {
+    /// The node.
+    pub id: i64,
+    hostname: String,
+    addr: String,
+    ssh_port: i64,
+    health: String,
+    health_reason: String,
+    health_since: i64,
+    admission: String,
+    quarantine: Option<String>,
+    cordon: Option<String>,
+    link: String,
+    cpu_cores: Option<i64>,
+    memory_mb: Option<i64>,
+    gpus: String,
+    tags: String,
+    desired_version: i64,
+    applied_version: i64,
+    mac: Option<String>,
+    agent_version: Option<String>,
+    host_keys: String,
+    seen_fingerprint: Option<String>,
+    last_clean_report: Option<String>,
+    rental_id: Option<i64>,
+    user_id: Option<i64>,
+    leased_from: Option<i64>,
+    leased_until: Option<i64>,
+    state: Option<String>,
+}
+
+/// The next `limit` nodes after `after`, with their leases.
+///
+/// # Errors
+/// The database's.
+pub async fn nodes_page(pool: &MySqlPool, after: i64, limit: u32) -> Result<Vec<NodeRow>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT n.id, n.hostname, n.addr, n.ssh_port, n.health, n.health_reason, n.health_since, n.admission, \
+         n.quarantine, n.cordon, n.link, n.cpu_cores, n.memory_mb, n.gpus, n.tags, n.desired_version, \
+         n.applied_version, n.mac, n.agent_version, n.host_keys, n.seen_fingerprint, n.last_clean_report, \
+         l.id AS rental_id, l.user_id, l.leased_from, l.leased_until, l.state \
+         FROM nodes n LEFT JOIN leases l ON l.occupies_node = n.id WHERE n.id > ? ORDER BY n.id LIMIT ?",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}
+
+/// What `GET /api/rentals` shows of a lease.
+#[derive(Debug, FromRow, Serialize)]
+pub struct RentalRow {
+    id: i64,
+    name: Option<String>,
+    user_id: i64,
+    state: String,
+    state_since: i64,
+    state_reason: Option<String>,
+    client_user: String,
+    leased_from: i64,
+    leased_until: i64,
+    on_node_loss: String,
+    deadline_applied: Option<i64>,
+    node_id: i64,
+    hostname: Option<String>,
+    addr: Option<String>,
+    ssh_port: Option<i64>,
+    host_keys: Option<String>,
+}
+
+/// A user's leases that are not over.
+///
+/// # Errors
+/// The database's.
+pub async fn rentals(pool: &MySqlPool, user: i64, limit: u32) -> Result<Vec<RentalRow>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT l.id, l.name, l.user_id, l.state, l.state_since, l.state_reason, l.client_user, l.leased_from, \
+         l.leased_until, l.on_node_loss, l.deadline_applied, l.node_id, n.hostname, n.addr, n.ssh_port, \
+         n.host_keys FROM leases l LEFT JOIN nodes n ON n.id = l.node_id \
+         WHERE l.id > 0 AND l.user_id = ? AND l.state <> 'ended' ORDER BY l.id LIMIT ?",
+    )
+    .bind(user)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}

@@ -1,0 +1,213 @@
+//! What one simulated node holds, and how it answers the playbooks: the reply stream and the exit status that the
+//! compiled scripts give (see `crates/fleet/src/playbook/mod.rs`).
+
+use orion_fleet::playbook::{PlaybookError, Playbooks};
+use std::{collections::BTreeMap, fmt::Write as _};
+
+/// A playbook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// `create_user`
+    Create,
+    /// `delete_user`
+    Delete,
+    /// `set_deadline`
+    SetDeadline,
+    /// `lock_user`
+    Lock,
+    /// `list_users`
+    List,
+}
+
+/// The command lines that a simulated node knows.
+pub struct Orders {
+    known: Vec<(String, Order)>,
+}
+
+impl Orders {
+    /// Those of the playbooks that are built in.
+    ///
+    /// # Errors
+    /// Never with the files of this repository.
+    pub fn builtin() -> Result<Self, PlaybookError> {
+        let playbooks = Playbooks::builtin()?;
+        let known = [
+            (playbooks.create_user(), Order::Create),
+            (playbooks.delete_user(), Order::Delete),
+            (playbooks.set_deadline(), Order::SetDeadline),
+            (playbooks.lock_user(), Order::Lock),
+            (playbooks.list_users(), Order::List),
+        ];
+        let known = known.map(|(playbook, order)| (playbook.command().to_owned(), order)).into();
+        Ok(Self { known })
+    }
+
+    /// Which playbook this command line is.
+    pub fn of(&self, command: &str) -> Option<Order> {
+        self.known.iter().find(|(known, _)| known == command).map(|(_, order)| *order)
+    }
+}
+
+/// How a run ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The exit status.
+    pub status: u32,
+    /// The reply stream.
+    pub stdout: String,
+}
+
+impl Answer {
+    fn failed(status: u32, stdout: impl Into<String>) -> Self {
+        Self { status, stdout: stdout.into() }
+    }
+
+    fn done(report: &str) -> Self {
+        Self { status: 0, stdout: format!("::step simulated\n{report}::ok\n") }
+    }
+}
+
+/// What one node holds.
+#[derive(Debug, Default)]
+pub struct Machine {
+    accounts: BTreeMap<u32, String>,
+    epoch: u64,
+    highest_uid: u32,
+}
+
+impl Machine {
+    /// How many accounts of leases it holds.
+    pub fn accounts(&self) -> usize {
+        self.accounts.len()
+    }
+
+    /// What it remembers, as [`orion_fleet::MEMORY_COMMAND`] prints it.
+    pub fn memory(&self) -> Answer {
+        let stdout = match (self.epoch, self.highest_uid) {
+            (0, _) => String::new(),
+            (epoch, 0) => format!("{epoch}\n"),
+            (epoch, uid) => format!("{epoch}\n{uid} 01K0000000000000000000000A\n"),
+        };
+        Answer { status: 0, stdout }
+    }
+
+    /// Carries a playbook out; `input` is all that came on standard input.
+    pub fn run(&mut self, order: Order, input: &[u8]) -> Answer {
+        let Some((epoch, values)) = std::str::from_utf8(input).ok().and_then(read_input) else {
+            return Answer::failed(66, "");
+        };
+        if epoch < self.epoch {
+            return Answer::failed(76, format!("::step check the epoch\n::report epoch {}\n", self.epoch));
+        }
+        if order != Order::List {
+            self.epoch = epoch;
+        }
+        match (order, values.as_slice()) {
+            (Order::Create, [user, uid, _lease, _ulid, _is_new, _hash, _key, _deadline, _agent]) => {
+                self.create(user, uid)
+            },
+            (Order::Delete, [_user, uid]) => match uid.parse() {
+                Ok(uid) => {
+                    self.accounts.remove::<u32>(&uid);
+                    Answer::done("::report processes 0\n::report files 0\n")
+                }
+                Err(_) => Answer::failed(64, "::bad uid\n"),
+            },
+            (Order::SetDeadline, [_user, uid, _deadline, _agent, _hash]) => match uid.parse() {
+                Ok(uid) if self.accounts.contains_key::<u32>(&uid) => Answer::done(""),
+                Ok(_) => Answer::failed(70, "::step read the account\n::why there is no such account\n"),
+                Err(_) => Answer::failed(64, "::bad uid\n"),
+            },
+            (Order::Lock, [_user, _uid]) => Answer::done(""),
+            (Order::List, [uid_min, uid_max]) => self.list(uid_min, uid_max),
+            (Order::Create | Order::Delete | Order::SetDeadline | Order::Lock | Order::List, _) => {
+                Answer::failed(66, "")
+            }
+        }
+    }
+
+    fn create(&mut self, user: &str, uid: &str) -> Answer {
+        let Ok(uid) = uid.parse::<u32>() else { return Answer::failed(64, "::bad uid\n") };
+        let taken = self.accounts.iter().any(|(held, name)| (*held == uid) != (name == user));
+        if taken {
+            return Answer::failed(65, format!("::why {user} or {uid} exists on this node\n"));
+        }
+        self.accounts.insert(uid, user.to_owned());
+        self.highest_uid = self.highest_uid.max(uid);
+        Answer::done("")
+    }
+
+    fn list(&self, uid_min: &str, uid_max: &str) -> Answer {
+        let (Ok(first), Ok(last)) = (uid_min.parse::<u32>(), uid_max.parse::<u32>()) else {
+            return Answer::failed(64, "::bad uid_min\n");
+        };
+        let mut report = String::from("::report boot_id 00000000-0000-4000-8000-000000000000\n");
+        for (uid, user) in self.accounts.iter().filter(|(uid, _)| (first..=last).contains(*uid)) {
+            // writing to a String cannot fail
+            let _ = writeln!(report, "::report leasefile {uid}\n::report account {user} {uid} open");
+        }
+        Answer::done(&report)
+    }
+}
+
+/// The epoch and the values; none if the input is not whole.
+fn read_input(text: &str) -> Option<(u64, Vec<&str>)> {
+    let mut lines = text.strip_suffix("\n.\n")?.split('\n');
+    let count = lines.next()?.strip_prefix("orion-playbook 1 ")?.parse::<usize>().ok()?;
+    let epoch = lines.next()?.parse().ok()?;
+    let values: Vec<&str> = lines.collect();
+    // the epoch is one of them
+    (values.len() + 1 == count).then_some((epoch, values))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input(epoch: u64, values: &[&str]) -> Vec<u8> {
+        let lines: String = values.iter().map(|value| format!("{value}\n")).collect();
+        format!("orion-playbook 1 {}\n{epoch}\n{lines}.\n", values.len() + 1).into_bytes()
+    }
+
+    fn create(machine: &mut Machine, epoch: u64, user: &str, uid: &str) -> u32 {
+        let values = [user, uid, "1", "01K0000000000000000000000A", "no", "$6$x$y", "", "3600", "no"];
+        machine.run(Order::Create, &input(epoch, &values)).status
+    }
+
+    #[test]
+    fn an_account_is_made_listed_and_removed() {
+        let mut machine = Machine::default();
+        assert_eq!(create(&mut machine, 7, "alice", "200001"), 0);
+        assert_eq!(create(&mut machine, 7, "alice", "200001"), 0, "again");
+        let list = machine.run(Order::List, &input(7, &["200000", "300000"]));
+        assert!(list.stdout.contains("::report account alice 200001 open\n"), "{}", list.stdout);
+        assert_eq!(machine.run(Order::Delete, &input(7, &["alice", "200001"])).status, 0);
+        assert_eq!(machine.accounts(), 0);
+    }
+
+    #[test]
+    fn an_older_epoch_is_refused() {
+        let mut machine = Machine::default();
+        assert_eq!(create(&mut machine, 7, "alice", "200001"), 0);
+        assert_eq!(create(&mut machine, 6, "alice", "200001"), 76);
+    }
+
+    #[test]
+    fn a_name_or_a_uid_that_is_taken_is_refused() {
+        let mut machine = Machine::default();
+        assert_eq!(create(&mut machine, 1, "alice", "200001"), 0);
+        assert_eq!(create(&mut machine, 1, "alice", "200002"), 65);
+        assert_eq!(create(&mut machine, 1, "bob", "200001"), 65);
+    }
+
+    #[test]
+    fn a_truncated_input_is_refused() {
+        let mut machine = Machine::default();
+        let values = ["alice", "200001", "1", "01K0000000000000000000000A", "no", "$6$x$y", "", "3600", "no"];
+        let whole = input(1, &values);
+        for length in 0..whole.len() {
+            assert_eq!(machine.run(Order::Create, &whole[..length]).status, 66, "{length} bytes");
+        }
+        assert_eq!(machine.run(Order::Create, &whole).status, 0);
+    }
+}

@@ -1,0 +1,285 @@
+//! Orion as containers, on a private Docker engine: the composed stack of `docker-compose.yml`.
+
+use super::{
+    PATIENCE,
+    programs::program,
+    user::{Ticket, User, is_refused},
+};
+use orion_testkit::{Docker, free_port, wait_until};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::{Command, Output},
+    time::Duration,
+};
+use tempfile::TempDir;
+use tokio::sync::Mutex;
+
+/// For what has to boot first.
+pub const BOOT: Duration = Duration::from_secs(120);
+/// The capabilities of a worker: the same list as in `launch_workers/docker.sh`.
+const CAPABILITIES: [&str; 8] =
+    ["AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID", "SYS_CHROOT"];
+
+/// One test at a time has the engine's network.
+pub static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// Where the built programs are.
+pub fn programs() -> PathBuf {
+    let paths = ["orion-control-plane", "orion-scheduler", "orion-agent"].map(program);
+    let directory = paths[0].parent().expect("a directory").to_owned();
+    // `orion` itself is where cargo has put it for this test.
+    assert!(directory.join("orion").exists(), "there is no orion beside {}", paths[0].display());
+    directory
+}
+
+/// The stack, up; everything of it is gone when it is dropped.
+struct Stack {
+    docker: &'static Docker,
+    secrets: TempDir,
+    https_port: u16,
+}
+
+impl Stack {
+    fn start() -> Self {
+        let docker = Docker::shared();
+        docker.build_images(&programs(), &["control-plane", "scheduler", "worker"]);
+        let secrets = tempfile::tempdir().expect("a temporary directory");
+        // In place of the developer's own .env.
+        fs::write(secrets.path().join("env"), "").expect("own directory");
+        let stack = Self { docker, secrets, https_port: free_port() };
+        let made = docker.command("docker/make-secrets.sh").arg(stack.secrets.path()).output();
+        succeeded(made.expect("a script"));
+        stack.compose(&["up", "--detach", "--no-build"]);
+        stack
+    }
+
+    fn compose(&self, arguments: &[&str]) -> String {
+        succeeded(self.compose_command(arguments).output().expect("Debian: docker-compose"))
+    }
+
+    fn compose_command(&self, arguments: &[&str]) -> Command {
+        let network = self.docker.network();
+        let mut command = self.docker.command("docker-compose");
+        command
+            .args(["--project-name", "orion", "--env-file"])
+            .arg(self.secrets.path().join("env"))
+            .args(arguments)
+            .env("ORION_SECRETS", self.secrets.path())
+            .env("ORION_MARIADB_IMAGE", "orion-stand-in/mariadb")
+            .env("ORION_CADDY_IMAGE", "orion-stand-in/caddy")
+            .env("ORION_CADDY_BODIES", "buffer_requests")
+            .env("ORION_FRONT_NET", format!("{network}.1"))
+            .env("ORION_NODES_NET", format!("{network}.2"))
+            .env("ORION_HTTPS_PORT", format!("127.0.0.1:{}", self.https_port))
+            .env("ORION_HTTP_PORT", format!("127.0.0.1:{}", free_port()));
+        command
+    }
+
+    fn secret(&self, name: &str) -> String {
+        fs::read_to_string(self.secrets.path().join(name)).expect("make-secrets.sh has made it")
+    }
+
+    /// A command in a container, as its own user.
+    fn inside(&self, container: &str, command: &[&str]) -> String {
+        self.docker.run(&[&["exec", container], command].concat())
+    }
+
+    /// One value of `docker inspect`.
+    fn inspect(&self, container: &str, what: &str) -> String {
+        self.docker.run(&["inspect", "--format", what, container]).trim().to_owned()
+    }
+
+    /// Somebody without an account, who reaches the published port and trusts Caddy's authority.
+    async fn anyone(&self) -> User {
+        let certificate = self.secrets.path().join("authority.crt");
+        let from = "orion_caddy_1:/data/caddy/pki/authorities/local/root.crt";
+        self.docker.run(&["cp", from, certificate.to_str().expect("a path")]);
+        let pem = fs::read(certificate).expect("it was copied");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.https_port));
+        let anyone = User::anyone(&format!("https://orion.localhost:{}", self.https_port));
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(60))
+            .resolve("orion.localhost", address)
+            .tls_certs_only([reqwest::Certificate::from_pem(&pem).expect("a certificate")]);
+        anyone.over(client.build().expect("a client"))
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for arguments in [&["ps"][..], &["logs", "--no-color", "--tail", "40"], &["down", "--volumes"]] {
+                let output = self.compose_command(arguments).output();
+                let said = output.map(|output| output.stdout).unwrap_or_default();
+                eprintln!("--- docker-compose {arguments:?} ---\n{}", String::from_utf8_lossy(&said));
+            }
+        }
+    }
+}
+
+/// What a command printed; panics with what it said when it failed.
+pub fn succeeded(output: Output) -> String {
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}\n{}{}", output.status, said(&output.stdout), said(&output.stderr));
+    said(&output.stdout)
+}
+
+/// Waits until so many nodes can be rented.
+pub async fn until_offered(admin: &User, count: usize, patience: Duration) {
+    wait_until(&format!("{count} nodes are offered"), patience, async || {
+        let nodes = admin.try_send(Method::GET, "/api/nodes", None, None).await?.body;
+        let list = nodes.as_array().cloned().unwrap_or_default();
+        let offered = list.iter().filter(|node| node["offerable"] == true).count();
+        if offered == count { Ok(()) } else { Err(nodes.to_string()) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_lives_on_the_composed_stack_and_moves_when_its_container_is_killed() {
+    let _alone = ALONE.lock().await;
+    let stack = Stack::start();
+    let anyone = wait_until("the API answers through Caddy", BOOT, async || {
+        let running = stack.docker.run(&["ps", "--quiet", "--filter", "name=orion_caddy_1"]);
+        if running.trim().is_empty() {
+            return Err("no caddy".to_owned());
+        }
+        let anyone = stack.anyone().await;
+        let reply = anyone.try_send(Method::GET, "/api/health", None, None).await?;
+        if reply.status == 200 { Ok(anyone) } else { Err(reply.body.to_string()) }
+    })
+    .await;
+    let admin = anyone.logged_in("admin", &stack.secret("admin_password")).await;
+    until_offered(&admin, 2, BOOT).await;
+
+    let alice = anyone.signed_up("alice").await;
+    let ticket = alice.rent_one().await;
+    assert_eq!(ticket.by_password().run("id -un").await.as_deref(), Ok("alice\n"));
+    a_tenant_is_shut_in(&stack, &ticket).await;
+
+    let worker = container_at(&stack, &ticket.host_ip);
+    stack.docker.run(&["kill", &worker]);
+    let moved = alice.until_moved(ticket.rental_id, &ticket.host_ip).await;
+    let login = alice.login_now(&ticket).await;
+    assert_eq!(login.run("id -un").await.as_deref(), Ok("alice\n"), "same user, same password: {moved}");
+    stack.docker.run(&["start", &worker]);
+    until_offered(&admin, 1, PATIENCE).await;
+    nothing_is_left(&stack, &worker);
+
+    let second = container_at(&stack, moved["host_ip"].as_str().expect("an address"));
+    alice.release(ticket.rental_id).await;
+    is_refused(&login).await;
+    nothing_is_left(&stack, &second);
+
+    the_containers_are_no_more_than_they_must_be(&stack);
+    a_worker_made_anew_is_the_same_node(&stack, &admin).await;
+
+    stack.compose(&["down", "--volumes"]);
+    let label = "label=com.docker.compose.project=orion";
+    for what in ["container", "network", "volume"] {
+        let mut list = vec![what, "ls", "--quiet", "--filter", label];
+        list.extend((what == "container").then_some("--all"));
+        assert_eq!(stack.docker.run(&list), "", "{what} left behind");
+    }
+}
+
+/// The container whose address this is.
+fn container_at(stack: &Stack, ip: &str) -> String {
+    let names = ["orion_worker-1_1", "orion_worker-2_1"];
+    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    let found = names.into_iter().find(|name| stack.inspect(name, format) == ip);
+    found.unwrap_or_else(|| panic!("no worker has the address {ip}")).to_owned()
+}
+
+/// Neither the database nor the API is to be had from a lease, and its limits are real.
+async fn a_tenant_is_shut_in(stack: &Stack, ticket: &Ticket) {
+    let addresses = |container: &str| {
+        stack.inspect(container, "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}")
+    };
+    let database = addresses("orion_mariadb_1");
+    let front = format!("{}.1.2", stack.docker.network());
+    let reach = |host: &str, port: u16| format!("timeout 2 bash -c '</dev/tcp/{host}/{port}' 2>/dev/null; echo $?");
+    let caddy = "orion.localhost";
+    for (host, port, open) in [(database.trim(), 3306, false), (&front, 443, false), (caddy, 443, true)] {
+        let code = ticket.by_password().run(&reach(host, port)).await.expect("a shell");
+        assert_eq!(code.trim() == "0", open, "{host}:{port}: {code}");
+    }
+    let made = ticket.by_password().run("cat /proc/self/status; tty; ls -A /srv/orion/join /etc/ssh").await;
+    let text = format!("{made:?}");
+    assert!(text.contains("CapEff:\\t0000000000000000") && text.contains("NoNewPrivs:\\t1"), "{text}");
+    let worker = container_at(stack, &ticket.host_ip);
+    let limits = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}} {{.HostConfig.Privileged}}";
+    assert_eq!(stack.inspect(&worker, limits), "1073741824 1000000000 512 false");
+    let memory = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || true";
+    assert_eq!(stack.inside(&worker, &["sh", "-c", memory]).trim(), "1073741824");
+    let too_much = ticket.by_password().run("tail -c 1200000000 /dev/zero | cat >/dev/null; echo survived").await;
+    let said = format!("{too_much:?}");
+    assert!(!said.contains("survived") || said.contains("Killed"), "1.2 GB in 1 GiB: {said}");
+}
+
+/// Nothing of a lease account is left in the container.
+fn nothing_is_left(stack: &Stack, container: &str) {
+    let look = "awk -F: '$3 >= 200000 && $3 < 60000000' /etc/passwd /etc/group; ls -A /var/lib/orion/leases; \
+                ls -A /home /tmp; ps -eo uid=,args= | awk '$1 >= 200000'";
+    let left = stack.inside(container, &["sh", "-c", look]);
+    assert_eq!(left, "/home:\n\n/tmp:\n", "left in {container}");
+}
+
+/// Nobody is root who need not be, nobody may do what it does not do, and no secret is where it can be read.
+fn the_containers_are_no_more_than_they_must_be(stack: &Stack) {
+    for service in ["orion_control-plane-1_1", "orion_control-plane-2_1", "orion_scheduler_1", "orion_scheduler_2"] {
+        assert_eq!(stack.inside(service, &["id", "-u"]).trim(), "10001", "{service}");
+        let rights = "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.CapAdd}}";
+        assert_eq!(stack.inspect(service, rights), "true [ALL] []", "{service}");
+    }
+    for worker in ["orion_worker-1_1", "orion_worker-2_1"] {
+        let added = stack.inspect(worker, "{{join .HostConfig.CapAdd \" \"}}");
+        let added: BTreeSet<&str> = added.split(' ').collect();
+        assert_eq!(added, BTreeSet::from(CAPABILITIES), "{worker}");
+    }
+    let join_token = stack.inside("orion_worker-1_1", &["cat", "/srv/orion/join/token"]);
+    let names = ["admin_password", "database_password", "database_root_password", "master_key"];
+    let mut secrets: Vec<String> = names.iter().map(|name| stack.secret(name)).collect();
+    secrets.push(join_token.trim().to_owned());
+    let containers = stack.docker.run(&["ps", "--all", "--quiet"]);
+    let mut shown = stack.docker.run(&[&["inspect"], &containers.split_whitespace().collect::<Vec<_>>()[..]].concat());
+    for image in ["control-plane", "scheduler", "worker"] {
+        shown += &stack.docker.run(&["history", "--no-trunc", &format!("orion/{image}")]);
+        shown += &stack.docker.run(&["inspect", &format!("orion/{image}")]);
+    }
+    shown += &stack.compose(&["logs", "--no-color"]);
+    for secret in secrets {
+        assert!(secret.len() > 20 && !shown.contains(&secret), "a secret is shown");
+    }
+}
+
+/// Its name, address and identity outlive the container.
+async fn a_worker_made_anew_is_the_same_node(stack: &Stack, admin: &User) {
+    until_offered(admin, 2, PATIENCE).await;
+    let before = identities(admin).await;
+    stack.compose(&["up", "--detach", "--no-build", "--no-deps", "--force-recreate", "worker-1"]);
+    let again = wait_until("the worker's link is up again", PATIENCE, async || {
+        let nodes = admin.get("/api/nodes").await.expect(200);
+        let up = |node: &Value| node["status"] == "alive" && node["agent"] == "up";
+        if nodes.as_array().is_some_and(|list| list.iter().all(up)) { Ok(()) } else { Err(nodes.to_string()) }
+    });
+    again.await;
+    assert_eq!(identities(admin).await, before);
+    let ticket = admin.rent(json!({ "duration_hours": 1, "count": 2 })).await;
+    for ticket in ticket {
+        assert_eq!(ticket.by_password().run("id -un").await.as_deref(), Ok("admin\n"));
+        admin.release(ticket.rental_id).await;
+    }
+}
+
+async fn identities(admin: &User) -> BTreeSet<String> {
+    let nodes = admin.get("/api/nodes").await.expect(200);
+    let nodes = nodes.as_array().expect("a list");
+    nodes.iter().map(|node| format!("{} {}", node["node_id"], node["hostname"])).collect()
+}

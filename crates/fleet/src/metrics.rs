@@ -1,0 +1,450 @@
+//! What a process counts and measures, and its text for Prometheus.
+//!
+//! Lives here: every metric of Orion with its name and its help, and the text of `/metrics`
+//! ([`crate::Fleet::metrics_text`]). Does not live here: who serves the text (the API; `orion_service::probe_page`).
+//! No metric has a label that names a node, a lease or a user: 10,000 nodes are as many lines as ten.
+//!
+//! What is counted in the database (leases, nodes, the brake) is the same in every process: of those take the
+//! maximum over the processes, of all others the sum.
+
+use crate::Fleet;
+use orion_domain::{
+    doctor::{Check, Finding},
+    lease::Phase,
+};
+use orion_store::{NodeTally, RetryTally, StoreError};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+/// The media type of the text.
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Every state a lease can be counted in, so that a state without leases is 0 and not absent.
+const LIVE: [Phase; 4] = [Phase::Provisioning, Phase::Active, Phase::Migrating, Phase::Releasing];
+
+/// Seconds: a login that is made at once takes a third of a second, one on the eighth node tried minutes.
+const RENT_BUCKETS: [f64; 11] = [0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+/// Seconds: most leases move within one; those that wait for a node take hours.
+const MOVE_BUCKETS: [f64; 11] = [0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0];
+/// Seconds: a keep-alive in a rack takes a millisecond, none takes longer than the dial's limits.
+const PROBE_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+/// How a node was asked whether it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// A keep-alive on the kept session.
+    Keepalive,
+    /// A trivial command on the kept session.
+    Command,
+    /// A dial to the end of its login, beside the kept session.
+    Handshake,
+    /// A dial that makes the kept session.
+    Connect,
+}
+
+impl Probe {
+    const ALL: [Self; 4] = [Self::Keepalive, Self::Command, Self::Handshake, Self::Connect];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Keepalive => "keepalive",
+            Self::Command => "command",
+            Self::Handshake => "handshake",
+            Self::Connect => "connect",
+        }
+    }
+}
+
+/// What one try to send an event to a webhook came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryResult {
+    /// The target took it.
+    Delivered,
+    /// It failed and is tried again.
+    Failed,
+    /// It failed and is not tried any more.
+    GivenUp,
+}
+
+impl DeliveryResult {
+    const ALL: [Self; 3] = [Self::Delivered, Self::Failed, Self::GivenUp];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::GivenUp => "given_up",
+        }
+    }
+}
+
+/// What a reconcile came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReconcileResult {
+    Done,
+    Unfit,
+    Refused,
+    Unreached,
+    Superseded,
+    DatabaseAway,
+}
+
+impl ReconcileResult {
+    const ALL: [Self; 6] =
+        [Self::Done, Self::Unfit, Self::Refused, Self::Unreached, Self::Superseded, Self::DatabaseAway];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Unfit => "unfit",
+            Self::Refused => "refused",
+            Self::Unreached => "unreached",
+            Self::Superseded => "superseded",
+            Self::DatabaseAway => "database_away",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByResult {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByReason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByState {
+    state: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByHealth {
+    health: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByProbe {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByInvariant {
+    invariant: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByVersion {
+    version: &'static str,
+}
+
+/// What this process counts. Cheap to clone; all clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    serves_api: AtomicBool,
+    schedules: AtomicBool,
+    rent_to_login: Histogram,
+    death_to_moved: Histogram,
+    probes: Family<ByProbe, Histogram, fn() -> Histogram>,
+    reconciles: Family<ByResult, Counter>,
+    deliveries: Family<ByResult, Counter>,
+    agent_links: Gauge,
+    event_streams: Gauge,
+    /// What the last look at the database found; none in a process that does not look.
+    violations: Mutex<Option<Family<ByInvariant, Gauge>>>,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        let parts = Self {
+            serves_api: AtomicBool::new(false),
+            schedules: AtomicBool::new(false),
+            rent_to_login: Histogram::new(RENT_BUCKETS),
+            death_to_moved: Histogram::new(MOVE_BUCKETS),
+            probes: Family::new_with_constructor(|| Histogram::new(PROBE_BUCKETS)),
+            reconciles: Family::default(),
+            deliveries: Family::default(),
+            agent_links: Gauge::default(),
+            event_streams: Gauge::default(),
+            violations: Mutex::default(),
+        };
+        // What has not happened yet is 0 and not absent: rates then begin with the first time.
+        for result in ReconcileResult::ALL {
+            let _ = parts.reconciles.get_or_create(&ByResult { result: result.word() });
+        }
+        for result in DeliveryResult::ALL {
+            let _ = parts.deliveries.get_or_create(&ByResult { result: result.word() });
+        }
+        for probe in Probe::ALL {
+            let _ = parts.probes.get_or_create(&ByProbe { kind: probe.word(), outcome: "ok" });
+        }
+        parts
+    }
+}
+
+/// What the database counts.
+struct Counted {
+    leases: Vec<(String, i64)>,
+    nodes: Vec<NodeTally>,
+    brake_engaged: bool,
+}
+
+impl Metrics {
+    /// This process serves the API: it shows what an API counts.
+    pub fn serve_api(&self) {
+        self.0.serves_api.store(true, Relaxed);
+    }
+
+    /// This process is a scheduler: it shows what a scheduler counts.
+    pub fn schedule(&self) {
+        self.0.schedules.store(true, Relaxed);
+    }
+
+    /// This process has looked whether what must hold does, and found this; none: it does not look (any more).
+    pub fn examined(&self, findings: Option<&[Finding]>) {
+        let family = findings.map(|findings| {
+            let family = Family::<ByInvariant, Gauge>::default();
+            for check in Check::ALL.into_iter().filter(|check| !check.is_warning()) {
+                let count = findings.iter().filter(|finding| finding.check == check).count();
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                family.get_or_create(&ByInvariant { invariant: check.as_str() }).set(count);
+            }
+            family
+        });
+        *self.0.violations.lock().unwrap_or_else(PoisonError::into_inner) = family;
+    }
+
+    /// A rental's login works, so long after its request came.
+    pub fn rented(&self, took: Duration) {
+        self.0.rent_to_login.observe(took.as_secs_f64());
+    }
+
+    /// The login of a lease works on another node, so long after its node was given up.
+    pub fn moved(&self, took: Duration) {
+        self.0.death_to_moved.observe(took.as_secs_f64());
+    }
+
+    /// A node was asked whether it lives, and `outcome` is a word for what it said: `ok`, or a verdict.
+    pub fn probed(&self, probe: Probe, outcome: &'static str, took: Duration) {
+        self.0.probes.get_or_create(&ByProbe { kind: probe.word(), outcome }).observe(took.as_secs_f64());
+    }
+
+    /// One try to send an event to a webhook is over.
+    pub fn tried_delivery(&self, result: DeliveryResult) {
+        self.0.deliveries.get_or_create(&ByResult { result: result.word() }).inc();
+    }
+
+    pub(crate) fn reconciled(&self, result: ReconcileResult) {
+        self.0.reconciles.get_or_create(&ByResult { result: result.word() }).inc();
+    }
+
+    /// How many agents' links and event streams this process holds now.
+    pub fn hold(&self, agent_links: usize, event_streams: usize) {
+        self.0.agent_links.set(i64::try_from(agent_links).unwrap_or(i64::MAX));
+        self.0.event_streams.set(i64::try_from(event_streams).unwrap_or(i64::MAX));
+    }
+
+    /// The text of what this process knows by itself.
+    pub fn encode(&self) -> String {
+        text_of(&self.registry())
+    }
+
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix("orion");
+        let parts = &self.0;
+        let build = Family::<ByVersion, Gauge>::default();
+        build.get_or_create(&ByVersion { version: env!("CARGO_PKG_VERSION") }).set(1);
+        registry.register("build_info", "Which version runs; always 1", build);
+        let help = "Work on nodes, by what it came to";
+        registry.register("reconcile", help, parts.reconciles.clone());
+        if parts.serves_api.load(Relaxed) {
+            let help = "From the arrival of a rental's request to its confirmed login";
+            registry.register_with_unit("rent_to_login", help, Unit::Seconds, parts.rent_to_login.clone());
+            let help = "Agents' links that this process holds";
+            registry.register("agent_links", help, parts.agent_links.clone());
+            let help = "Event streams that this process serves";
+            registry.register("events_streams", help, parts.event_streams.clone());
+        }
+        if parts.schedules.load(Relaxed) {
+            let help = "From the loss of a lease's node to its confirmed login on another one";
+            registry.register_with_unit("death_to_moved", help, Unit::Seconds, parts.death_to_moved.clone());
+            let help = "How long nodes took to answer, or not to, by kind of probe and outcome";
+            registry.register_with_unit("probe", help, Unit::Seconds, parts.probes.clone());
+            let help = "Tries to send an event to a webhook, by what they came to";
+            registry.register("webhook_deliveries", help, parts.deliveries.clone());
+        }
+        let violations = parts.violations.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(violations) = violations.as_ref() {
+            let help = "What must hold and does not, by the last look at the database (orion doctor)";
+            registry.register("invariant_violations", help, violations.clone());
+        }
+        drop(violations);
+        registry
+    }
+}
+
+fn text_of(registry: &Registry) -> String {
+    let mut text = String::new();
+    // Writing into a String does not fail.
+    if let Err(error) = encode(&mut text, registry) {
+        tracing::error!(%error, "the metrics could not be written");
+    }
+    text
+}
+
+impl Fleet {
+    /// The text of `/metrics`: what this process counts, and what the database counts if it answers.
+    pub async fn metrics_text(&self) -> String {
+        let counted = self.counted().await;
+        let mut registry = self.metrics.registry();
+        let gauge = |registry: &mut Registry, name: &str, help: &str, value: i64| {
+            let gauge = Gauge::<i64>::default();
+            gauge.set(value);
+            registry.register(name, help, gauge);
+        };
+        register_retries(&mut registry, self.store.retries());
+        let sessions = i64::try_from(self.pool.session_count()).unwrap_or(i64::MAX);
+        gauge(&mut registry, "ssh_sessions", "Pooled SSH sessions of this process", sessions);
+        let up = i64::from(counted.is_ok());
+        gauge(&mut registry, "database_up", "Whether the database answered this scrape", up);
+        match counted {
+            Ok(counted) => register_counted(&mut registry, &counted),
+            Err(error) => tracing::warn!(%error, "leases and nodes could not be counted for a scrape"),
+        }
+        text_of(&registry)
+    }
+
+    async fn counted(&self) -> Result<Counted, StoreError> {
+        let (leases, nodes, brake) =
+            tokio::try_join!(self.store.tally_leases(), self.store.tally_nodes(), self.store.brake())?;
+        Ok(Counted { leases, nodes, brake_engaged: brake.engaged.is_some() })
+    }
+}
+
+fn register_retries(registry: &mut Registry, retries: RetryTally) {
+    let RetryTally { conflict, host_lost, commit_unknown } = retries;
+    let family = Family::<ByReason, Counter>::default();
+    for (reason, count) in
+        [("conflict", conflict), ("host_lost", host_lost), ("commit_unknown", commit_unknown)]
+    {
+        family.get_or_create(&ByReason { reason }).inc_by(count);
+    }
+    let help = "Transactions and reads of this process that were run again, by why";
+    registry.register("database_retries", help, family);
+}
+
+fn register_counted(registry: &mut Registry, counted: &Counted) {
+    let leases = Family::<ByState, Gauge>::default();
+    for phase in LIVE {
+        leases.get_or_create(&ByState { state: phase.as_str().into() }).set(0);
+    }
+    for (state, count) in &counted.leases {
+        leases.get_or_create(&ByState { state: state.clone() }).set(*count);
+    }
+    registry.register("leases", "Leases that are not over, by state", leases);
+    let nodes = Family::<ByHealth, Gauge>::default();
+    for health in ["unknown", "alive", "suspect", "unreachable", "dead"] {
+        nodes.get_or_create(&ByHealth { health: health.into() }).set(0);
+    }
+    let (mut offered, mut dirty, mut quarantined, mut draining) = (0, 0, 0, 0);
+    for tally in &counted.nodes {
+        let usable = tally.health == "alive" && tally.admission == "admitted";
+        if usable && !(tally.quarantined || tally.cordoned || tally.leased || tally.dirty) {
+            offered += tally.count;
+        }
+        dirty += if tally.dirty { tally.count } else { 0 };
+        quarantined += if tally.quarantined { tally.count } else { 0 };
+        draining += if tally.cordoned { tally.count } else { 0 };
+        nodes.get_or_create(&ByHealth { health: tally.health.clone() }).inc_by(tally.count);
+    }
+    registry.register("nodes", "Nodes, by health", nodes);
+    for (name, help, value) in [
+        ("nodes_offered", "Nodes that a new lease could have now", offered),
+        ("nodes_dirty", "Nodes that do not hold yet what they should", dirty),
+        ("nodes_quarantined", "Nodes that are kept out of use", quarantined),
+        ("nodes_draining", "Nodes that are being emptied, or are empty, and take no new leases", draining),
+        ("brake_engaged", "1 while the brake is on and no lease is moved", i64::from(counted.brake_engaged)),
+    ] {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(value);
+        registry.register(name, help, gauge);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_shows_what_it_has() {
+        let (api, scheduler) = (Metrics::default(), Metrics::default());
+        api.serve_api();
+        scheduler.schedule();
+        let (of_api, of_scheduler) = (api.encode(), scheduler.encode());
+        for name in ["orion_rent_to_login_seconds", "orion_agent_links", "orion_events_streams"] {
+            assert!(of_api.contains(name) && !of_scheduler.contains(name), "{name}");
+        }
+        for name in ["orion_death_to_moved_seconds", "orion_probe_seconds", "orion_webhook_deliveries_total"]
+        {
+            assert!(of_scheduler.contains(name) && !of_api.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn violations_are_shown_by_a_process_that_looks_and_by_no_other() {
+        let metrics = Metrics::default();
+        assert!(!metrics.encode().contains("orion_invariant_violations"));
+        metrics.examined(Some(&[Finding::new(Check::I4, "x"), Finding::new(Check::Brake, "y")]));
+        let text = metrics.encode();
+        assert!(text.contains("orion_invariant_violations{invariant=\"I4\"} 1\n"), "{text}");
+        assert!(text.contains("orion_invariant_violations{invariant=\"I1\"} 0\n"), "{text}");
+        assert!(!text.contains("\"brake\""), "the brake has a metric of its own: {text}");
+        metrics.examined(None);
+        assert!(!metrics.encode().contains("orion_invariant_violations"));
+    }
+
+    #[test]
+    fn what_is_measured_stands_in_the_text() {
+        let metrics = Metrics::default();
+        metrics.serve_api();
+        metrics.schedule();
+        metrics.clone().rented(Duration::from_millis(400));
+        metrics.probed(Probe::Keepalive, "silent", Duration::from_secs(2));
+        metrics.probed(Probe::Keepalive, "ok", Duration::from_millis(2));
+        metrics.tried_delivery(DeliveryResult::GivenUp);
+        metrics.reconciled(ReconcileResult::Unreached);
+        metrics.hold(3, 4);
+        let text = metrics.encode();
+        for line in [
+            "orion_rent_to_login_seconds_bucket{le=\"0.25\"} 0",
+            "orion_rent_to_login_seconds_bucket{le=\"0.5\"} 1",
+            "orion_rent_to_login_seconds_count 1",
+            "orion_probe_seconds_count{kind=\"keepalive\",outcome=\"silent\"} 1",
+            "orion_probe_seconds_bucket{le=\"0.0025\",kind=\"keepalive\",outcome=\"ok\"} 1",
+            "orion_webhook_deliveries_total{result=\"given_up\"} 1",
+            "orion_webhook_deliveries_total{result=\"delivered\"} 0",
+            "orion_reconcile_total{result=\"unreached\"} 1",
+            "orion_agent_links 3",
+            "orion_events_streams 4",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no '{line}' in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+}

@@ -1,0 +1,68 @@
+//! Which events are for which webhooks: follows the event log and writes down what is to be sent.
+//!
+//! Numbers of events do not become visible in order, so the log is read with an overlap ([`EventTail`]), and each
+//! webhook's `position` in the database goes up only to where nothing comes any more. A scheduler that takes over
+//! begins there; what was written down before is not written down twice.
+
+use orion_domain::{
+    EventId, Timestamp, WebhookId,
+    webhook::{KindPattern, TEST_KIND},
+};
+use orion_store::{EventTail, Store, StoreError, Webhook};
+use std::time::Duration;
+
+/// Pause between two writings of the positions: until then a successor reads a little more again.
+const SETTLE_EVERY: Duration = Duration::from_secs(10);
+/// So many events in one look mean that there are more.
+const MANY: usize = 1_000;
+
+/// What one look knows from the look before; nothing of it is lost that the database does not have.
+#[derive(Default)]
+pub(super) struct Spread {
+    tail: Option<EventTail>,
+    /// The webhooks that the tail was begun for.
+    hooks: Vec<WebhookId>,
+    settled_at: Option<Timestamp>,
+}
+
+impl Spread {
+    /// Writes down what is new. Whether there may be more at once.
+    pub(super) async fn look(
+        &mut self,
+        store: &Store,
+        hooks: &[Webhook],
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let ids: Vec<WebhookId> = hooks.iter().map(|hook| hook.id).collect();
+        // A webhook that is new may want events that this tail has given already.
+        let mut tail = match self.tail.take() {
+            Some(tail) if ids == self.hooks => tail,
+            Some(_) | None => {
+                let from = hooks.iter().map(|hook| hook.position).min().unwrap_or(EventId(0));
+                EventTail::from_settled(from, now)
+            }
+        };
+        // On an error the tail is gone, and the next look begins at the position again.
+        let events = tail.poll(store, now).await?;
+        let mut wanted = Vec::new();
+        for hook in hooks {
+            let patterns: Vec<KindPattern> = hook.kinds.iter().filter_map(|kind| kind.parse().ok()).collect();
+            let of_hook = events.iter().filter(|event| {
+                event.id > hook.position
+                    && event.kind != TEST_KIND
+                    && patterns.iter().any(|pattern| pattern.matches(&event.kind))
+            });
+            wanted.extend(of_hook.map(|event| (hook.id, event.id)));
+        }
+        store.fan_out(&wanted, now).await?;
+        let settled = tail.settled();
+        let behind = hooks.iter().any(|hook| hook.position < settled);
+        if behind && self.settled_at.is_none_or(|at| now.since(at) >= SETTLE_EVERY) {
+            store.settle_webhooks(&ids, settled).await?;
+            self.settled_at = Some(now);
+        }
+        self.tail = Some(tail);
+        self.hooks = ids;
+        Ok(events.len() >= MANY)
+    }
+}

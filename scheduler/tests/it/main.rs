@@ -1,0 +1,17 @@
+//! Several real `orion-scheduler` processes on one real MariaDB, over workers with a real sshd. They are killed,
+//! stopped in place, and cut off from single nodes by the kernel; and they send events to real receivers.
+//!
+//! Lives here: who looks after which node, and what several schedulers decide together. Does not live here: the
+//! story of a lease end to end (orion-cli), and the rules by themselves (orion-domain).
+
+mod brake;
+mod process;
+mod second_look;
+mod sharing;
+mod webhooks;
+mod world;
+
+use std::time::Duration;
+
+/// How long a test waits for a state that must come: long, because the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(40);
