@@ -989,6 +989,13 @@ export interface components {
         };
         /** @description What only admins see of a node. */
         NodeForAdmins: {
+            /** @description Whether the agent says that the node's own sshd answers; `null` if it does not say. */
+            agent_sees_sshd: boolean | null;
+            /**
+             * Format: date-time
+             * @description Since when the agent's link is what it is.
+             */
+            agent_since: string;
             agent_version: string | null;
             /**
              * Format: int64
@@ -1000,6 +1007,8 @@ export interface components {
              * @description Grows when it should hold something else.
              */
             desired_version: number;
+            /** @description Its last events, oldest first, 50 at most; only where one node is shown. */
+            events?: components["schemas"]["Event"][];
             /** @description The pinned ones, `type base64` each. */
             host_keys: string[];
             /** @description What the last cleaning found and left. */
@@ -1014,6 +1023,10 @@ export interface components {
             registered_at: string;
             /** @description What a pending node showed. */
             seen_fingerprint: string | null;
+            /** @description Its SSH, as the scheduler sees it. */
+            ssh: string;
+            /** @description Why it is so. */
+            ssh_reason: string;
         };
         /** @description The lease on a node, for its owner and for admins. */
         NodeLease: {

@@ -42,6 +42,8 @@ pub const TESTS: &[Need] = &[
     PROCPS,
     need("ca-certificates", &[], "certificate authorities for TLS"),
     need("mariadb-server", &["mariadbd", "mariadb-install-db", "mariadb"], "the store's tests on MariaDB"),
+    need("mariadb-client", &["mariadb", "mariadb-dump"], "backups of MariaDB"),
+    need("sqlite3", &["sqlite3"], "backups of SQLite"),
     need("busybox-static", &[], "the playbooks' tests with BusyBox's tools"),
     need("sshpass", &["sshpass"], "logins with a password"),
     need("cron", &["cron", "crontab"], "tests that a lease's cron jobs go with it"),

@@ -30,8 +30,11 @@ pub struct PoolConfig {
     /// Key re-exchange; up to an eighth is added at random, so that a fleet that was dialled together does not
     /// re-key together; default 86400.
     pub rekey_interval_s: u64,
-    /// Dials under way in the whole pool; default 64.
+    /// Dials under way in the whole pool, without those of [`Self::doubtful_dials_max`]; default 64.
     pub dials_max: usize,
+    /// Dials under way to nodes that let their last dial, command or keep-alive time out; default 256. Such a dial
+    /// mostly does nothing but wait, and would keep those to nodes that answer waiting, too.
+    pub doubtful_dials_max: usize,
     /// Commands at once on one node; default 8. sshd's `MaxSessions` is 10.
     pub channels_per_node_max: usize,
     /// Seconds since 1970, for the certificates' validity; default [`wall_clock_unix_s`].
@@ -53,6 +56,7 @@ impl Default for PoolConfig {
             inactivity_timeout_s: 120,
             rekey_interval_s: 86_400,
             dials_max: 64,
+            doubtful_dials_max: 256,
             channels_per_node_max: 8,
             unix_clock: wall_clock_unix_s,
         }

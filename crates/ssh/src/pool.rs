@@ -4,7 +4,7 @@
 //! its own, whose result all callers that wait for it share: a caller that gives up does
 //! not stop it, and a dead node costs one dial, not one per caller.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -35,7 +35,10 @@ pub struct Pool {
 struct Shared {
     config: PoolConfig,
     ca: Arc<ControlCa>,
-    dials: Arc<Semaphore>,
+    dials: Semaphore,
+    doubtful_dials: Semaphore,
+    /// Nodes that let something time out and have not answered since.
+    doubtful: Mutex<HashSet<i64>>,
     nodes: Mutex<HashMap<i64, Node>>,
     serial: AtomicU64,
 }
@@ -62,9 +65,16 @@ impl std::fmt::Debug for Pool {
 impl Pool {
     /// An empty pool; nothing is dialled yet.
     pub fn new(config: PoolConfig, ca: Arc<ControlCa>) -> Self {
-        let dials = Arc::new(Semaphore::new(config.dials_max.max(1)));
-        let nodes = Mutex::new(HashMap::new());
-        Self { shared: Arc::new(Shared { config, ca, dials, nodes, serial: AtomicU64::new(0) }) }
+        let shared = Shared {
+            dials: Semaphore::new(config.dials_max.max(1)),
+            doubtful_dials: Semaphore::new(config.doubtful_dials_max.max(1)),
+            doubtful: Mutex::default(),
+            nodes: Mutex::default(),
+            serial: AtomicU64::new(0),
+            config,
+            ca,
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Makes sure that the node's pooled session is open. Callers at the same time share one dial and its result.
@@ -105,7 +115,11 @@ impl Pool {
     /// [`Kind::NoSession`], [`Kind::TimedOut`], [`Kind::Closed`] or [`Kind::Dropped`].
     pub async fn keepalive(&self, target: &Target, timeout: Duration) -> Result<(), SshError> {
         match self.shared.open_session(target) {
-            Some(session) => session.keepalive(timeout).await,
+            Some(session) => {
+                let answer = session.keepalive(timeout).await;
+                self.shared.hear(target.node_id, &answer);
+                answer
+            }
             None => Err(SshError::new(Stage::Keepalive, Kind::NoSession)),
         }
     }
@@ -224,13 +238,46 @@ impl Shared {
         }
     }
 
+    fn doubtful(&self) -> MutexGuard<'_, HashSet<i64>> {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers whether the node answers in time; what failed on our side says nothing.
+    fn hear<T>(&self, node_id: i64, outcome: &Result<T, SshError>) {
+        match outcome.as_ref().map_err(|error| &error.kind) {
+            Err(Kind::TimedOut) => {
+                self.doubtful().insert(node_id);
+            }
+            Err(Kind::Busy | Kind::Dropped | Kind::NoSession | Kind::Local(_) | Kind::OutcomeUnknown) => {}
+            Ok(_)
+            | Err(
+                Kind::Refused
+                | Kind::Unreachable
+                | Kind::NotResolved
+                | Kind::Closed
+                | Kind::Throttled
+                | Kind::AuthRejected
+                | Kind::HostKeyMismatch { .. }
+                | Kind::NoPinnedKey
+                | Kind::ChannelRefused(_)
+                | Kind::Protocol(_),
+            ) => {
+                self.doubtful().remove(&node_id);
+            }
+        }
+    }
+
     /// One connection of its own, waiting for a place among the dials.
     async fn dial(&self, target: &Target) -> Result<Session, SshError> {
-        let waiting = timeout(self.config.dial_queue_timeout(), self.dials.acquire());
+        let is_doubtful = self.doubtful().contains(&target.node_id);
+        let dials = if is_doubtful { &self.doubtful_dials } else { &self.dials };
+        let waiting = timeout(self.config.dial_queue_timeout(), dials.acquire());
         let Ok(Ok(_permit)) = waiting.await else {
             return Err(SshError::new(Stage::Connect, Kind::Busy));
         };
-        dial(target, &self.config, &self.ca).await.map(Session::new)
+        let dialled = dial(target, &self.config, &self.ca).await;
+        self.hear(target.node_id, &dialled);
+        dialled.map(Session::new)
     }
 
     /// The open session for this target, or the result of the dial under way, or that of a new one.
@@ -397,6 +444,7 @@ impl Shared {
         };
         let output = follow(channel, stdin, request.output_max_bytes, left, self.config.output_grace()).await;
         guard.armed = output.as_ref().is_err_and(SshError::may_have_run);
+        self.hear(target.node_id, &output);
         output
     }
 }

@@ -3,6 +3,7 @@
 
 mod account;
 mod brake;
+mod completions;
 mod e2e;
 mod events;
 mod fake_api;

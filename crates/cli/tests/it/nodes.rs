@@ -136,3 +136,40 @@ fn one_node_that_is_refused_does_not_keep_the_others() {
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), ""), "{ended:?}");
     assert!(ended.err.contains("✔ node-1 is out of quarantine"), "{ended:?}");
 }
+
+#[test]
+fn one_node_is_shown_with_both_paths_its_last_cleaning_and_its_history() {
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
+    let mut view = node(1, &state("moving", 1));
+    view["admin"] = json!({"ssh": "alive", "ssh_reason": "answered", "agent_since": "2126-11-21T14:00:00Z",
+        "agent_sees_sshd": true, "host_keys": [key], "desired_version": 5, "applied_version": 4,
+        "reconcile_failures": 3, "registered_at": "2026-11-21T14:00:00Z",
+        "last_clean_report": {"removed": [{"user": "bob", "uid": 200007, "processes": 2}]},
+        "events": [{"id": 1, "at": "2026-11-21T14:00:00Z", "kind": "node.dead", "data": {"reason": "silent"}}]});
+    view["agent"] = json!("up");
+    let api = FakeApi::start(move |request, _| match request.line.as_str() {
+        "GET /api/nodes?limit=1000" => Answer::Json(200, json!([node(1, &Value::Null)])),
+        "GET /api/nodes/1" => Answer::Json(200, view.clone()),
+        _ => Answer::Json(404, json!({"detail": "there is no such node"})),
+    });
+    let home = Home::logged_in(&api);
+    let ended = home.run(&["nodes", "show", "node-1"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for part in [
+        "alive: answered",
+        "link up since",
+        "it says that sshd answers",
+        "moving, 1 lease left",
+        "not clean: 4 of 5 applied",
+        "failed 3 times in a row",
+        "ssh-ed25519 SHA256:",
+        "processes 2",
+        "node.dead",
+        "silent",
+    ] {
+        assert!(ended.out.contains(part), "no '{part}' in\n{}", ended.out);
+    }
+    let ended = home.run(&["nodes", "show", "nod-1"]);
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    assert!(ended.err.contains("hint: did you mean 'node-1'? see the nodes: orion nodes"), "{ended:?}");
+}

@@ -118,3 +118,34 @@ fn a_machine_without_ssh_keygen_rents_by_password() {
     assert!(ended.err.contains("warning: no SSH key, so a password only"), "{ended:?}");
     assert_eq!(api.seen()[0].json().get("ssh_public_key"), None);
 }
+
+#[test]
+fn ctrl_c_while_waiting_leaves_nothing_behind() {
+    for under_way in [false, true] {
+        let api = FakeApi::start(move |request, before| {
+            if request.line.starts_with("POST /api/release/") {
+                return Answer::Json(200, json!({"message": "Lease released"}));
+            }
+            if before == 0 || !under_way {
+                return Answer::Json(503, json!({"detail": "none free", "found": 0, "retry_after_s": u64::from(!under_way)}));
+            }
+            // The signal comes while this is being answered.
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+            Answer::Json(200, reply())
+        });
+        let home = Home::logged_in(&api);
+        let child = home.command(&["rent", "--hours", "1", "--wait", "--timeout", "1m"]).spawn().expect("it starts");
+        let asked = if under_way { 2 } else { 1 };
+        let begun = std::time::Instant::now();
+        while api.seen().len() < asked && begun.elapsed().as_secs() < 20 {
+            std::thread::yield_now();
+        }
+        let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(sent.expect("kill is there").success());
+        let ended = crate::finished(child.wait_with_output().expect("it ends"));
+        assert_eq!((ended.code, ended.out.as_str()), (Some(130), ""), "{ended:?}");
+        let released = api.lines().iter().filter(|line| *line == "POST /api/release/42").count();
+        assert_eq!(released, usize::from(under_way), "{ended:?}");
+        assert!(ended.err.contains("error: stopped\nhint: "), "{ended:?}");
+    }
+}

@@ -36,7 +36,7 @@ fn a_creation_that_was_cut_short_before_any_step_is_finished_by_the_next() {
             assert!(!node.test("grep -q alice /etc/passwd /etc/group"));
             number += 1;
         }
-        assert_eq!(number, 8);
+        assert_eq!(number, 9);
     }
 }
 

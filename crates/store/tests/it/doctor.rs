@@ -144,8 +144,10 @@ async fn a_secret_that_should_be_gone_or_sealed_is_found(world: World) {
             "UPDATE users SET password_hash = '$argon2id$x'".to_owned(),
         ),
         (
-            "INSERT INTO sealed_values (name, sealed) VALUES ('k', '-----BEGIN OPENSSH PRIVATE KEY-----b3BlbnNzaC1rZXkt')"
-                .to_owned(),
+            format!(
+                "INSERT INTO sealed_values (name, sealed) VALUES ('k', X'{}')",
+                "-----BEGIN OPENSSH PRIVATE KEY-----b3BlbnNz".bytes().map(|b| format!("{b:02X}")).collect::<String>()
+            ),
             "DELETE FROM sealed_values".to_owned(),
         ),
     ] {

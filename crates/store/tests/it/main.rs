@@ -15,6 +15,7 @@ mod outage;
 mod placing;
 mod reconciling;
 mod registering;
+mod restoring;
 mod schema;
 mod second_looks;
 mod users;

@@ -81,6 +81,16 @@ impl System {
         &self.admin_password
     }
 
+    /// Logs the admin in anew: the old token is void.
+    pub async fn log_in_again(&mut self) {
+        self.admin = User::log_in(&self.url(), "admin", &self.admin_password).await;
+    }
+
+    /// Starts further workers with an agent, until there are `count`; does not wait until they are offered.
+    pub fn grow_to(&mut self, count: usize) {
+        self.workers.grow_to(count);
+    }
+
     /// With what workers join.
     pub fn join_token(&self) -> &str {
         &self.join_token
@@ -238,6 +248,11 @@ impl Up {
         let mut child = process.take().expect("it runs");
         child.kill().expect("it is ours");
         child.wait().expect("it is ours");
+    }
+
+    /// The URL of its database; none for the SQLite file in its data directory.
+    pub fn database_url(&self) -> Option<&str> {
+        self.database_url.as_deref()
     }
 
     /// The database server, if this system has one of its own.
