@@ -303,3 +303,6 @@ CREATE TABLE IF NOT EXISTS webhook_deliveries (
 
 -- The next uid of a lease account; placement raises it to the first of the configured range.
 INSERT IGNORE INTO settings (name, value) VALUES ('next_uid', '0');
+
+-- The brake, off: the row is there from the start, so that whoever reads it before a node is given up locks it.
+INSERT IGNORE INTO settings (name, value) VALUES ('brake', '{"engaged":false,"since":null}');

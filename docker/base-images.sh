@@ -11,7 +11,8 @@ usage() {
 usage: docker/base-images.sh
 
 Makes debian:bookworm-slim, orion-stand-in/mariadb, orion-stand-in/caddy and orion-stand-in/alpine where they
-are missing. docker, as DOCKER_HOST says (docker/engine.sh --env); root and Debian's mmdebstrap for the tarballs.
+are missing. docker, as DOCKER_HOST says (docker/engine.sh --env); root and Debian's mmdebstrap for the tarballs;
+gcc, make and dpkg-dev for a BusyBox like Alpine's.
 USAGE
 }
 case ${1:-} in
@@ -22,6 +23,7 @@ esac
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=$here/../target/docker
+busybox=$here/../target/tmp/orion-busybox/busybox
 export PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin LC_ALL=C # Debian's docker first
 export DOCKER_BUILDKIT=1
 mkdir -p "$cache"
@@ -46,7 +48,14 @@ if ! has debian:bookworm-slim; then
     [ -s "$cache/debian.tar" ] || debian
     docker import --change 'CMD ["bash"]' "$cache/debian.tar" debian:bookworm-slim >/dev/null
 fi
+context=$(mktemp -d)
+trap 'rm -rf "$context"' EXIT
+cp "$here"/stand-ins/* "$context"
 for name in mariadb caddy alpine; do
-    has "orion-stand-in/$name" || docker build --quiet --network host --tag "orion-stand-in/$name" \
-        --file "$here/stand-ins/$name.Dockerfile" "$here/stand-ins" >/dev/null
+    ! has "orion-stand-in/$name" || continue
+    if [ "$name" = alpine ]; then # with the BusyBox of the playbooks' tests, which is configured as Alpine's
+        sh "$here/../crates/fleet/tests/it/busybox.sh" "$busybox"
+        cp "$busybox" "$context"
+    fi
+    docker build --quiet --network host --tag "orion-stand-in/$name" --file "$context/$name.Dockerfile" "$context" >/dev/null
 done

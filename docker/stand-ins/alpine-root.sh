@@ -6,8 +6,8 @@ mkdir -p "$root/bin" "$root/sbin" "$root/usr/bin" "$root/usr/sbin" "$root/etc/ss
     "$root/sys" "$root/run" "$root/var/lib" "$root/var/log" "$root/var/empty" "$root/home" "$root/usr/local/sbin"
 mkdir -m 1777 "$root/tmp" "$root/var/tmp"
 mkdir -m 700 "$root/root"
-cp /bin/busybox "$root/bin/busybox"
-for tool in $(/bin/busybox --list-full); do
+cp /busybox "$root/bin/busybox"
+for tool in $(/busybox --list-full); do
     mkdir -p "$root/$(dirname "$tool")"
     [ -e "$root/$tool" ] || ln -s /bin/busybox "$root/$tool"
 done

@@ -37,6 +37,8 @@ pub struct SchedulerConfig {
     pub look_every: Duration,
     /// Nodes that are reconciled, and leases that are moved, side by side.
     pub side_by_side_max: usize,
+    /// Verdicts on nodes that are written to the database side by side; less than its connections.
+    pub verdicts_at_once: usize,
     /// A clock further off the database's than this takes no claims.
     pub clock_skew_max: Duration,
     /// Pause between this scheduler's own beats in the database, where others may share it.
@@ -96,6 +98,7 @@ impl Default for SchedulerConfig {
             brake: BrakePolicy::default(),
             look_every: Duration::from_secs(1),
             side_by_side_max: 64,
+            verdicts_at_once: 8,
             clock_skew_max: Duration::from_secs(2),
             beat_every: Duration::from_secs(1),
             gone_after: Duration::from_secs(4),

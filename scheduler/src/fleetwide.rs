@@ -76,9 +76,30 @@ struct Inner {
     others: HashMap<NodeId, Other>,
     brake: Brake,
     brake_read: bool,
-    replicas: HashMap<String, Timestamp>,
+    /// Those that serve the API: their last beat, and when it was seen to change.
+    replicas: HashMap<String, (Timestamp, Instant)>,
     replicas_read: bool,
     nodes_read: bool,
+}
+
+impl Inner {
+    /// Those that serve the API hold links. One lives as long as its beat changes, on this machine's own steady
+    /// clock: how far two machines' clocks are apart does not matter.
+    fn hear_of_replicas(&mut self, replicas: Vec<Replica>, (began, wall): (Instant, Timestamp)) {
+        let first = !self.replicas_read;
+        let mut known = std::mem::take(&mut self.replicas);
+        for replica in replicas.into_iter().filter(|replica| replica.kind == "api") {
+            let changed = match known.remove(&replica.name) {
+                Some((beat, changed)) if beat == replica.beat_at => changed,
+                Some(_) => began,
+                // A row that was there before this scheduler may be that of a process that died long ago.
+                None if first => began.checked_sub(wall.since(replica.beat_at)).unwrap_or(began),
+                None => began,
+            };
+            self.replicas.insert(replica.name, (replica.beat_at, changed));
+        }
+        self.replicas_read = true;
+    }
 }
 
 /// Shared by all tasks of a scheduler; held for moments only, never across a wait.
@@ -125,10 +146,7 @@ impl Fleetwide {
                 own.sight = own.sight.map(|sight| Sight::unseen(sight.health));
             }
         }
-        // Those that serve the API hold links.
-        let of_api = replicas.into_iter().filter(|replica| replica.kind == "api");
-        inner.replicas = of_api.map(|replica| (replica.name, replica.beat_at)).collect();
-        inner.replicas_read = true;
+        inner.hear_of_replicas(replicas, began);
         beat
     }
 
@@ -166,6 +184,13 @@ impl Fleetwide {
     pub fn see(&self, node: NodeId, sight: Sight) {
         if let Some(own) = self.locked().own.get_mut(&node) {
             own.sight = Some(sight);
+        }
+    }
+
+    /// What a watcher saw of a node says nothing about the others any more: it is drained, or set up anew.
+    pub fn unsee(&self, node: NodeId) {
+        if let Some(own) = self.locked().own.get_mut(&node) {
+            own.sight = None;
         }
     }
 
@@ -317,12 +342,12 @@ impl Fleetwide {
             LinkState::Lost => LinkPath::Lost,
             LinkState::Up => {
                 let inner = self.locked();
-                let beat = node.link_replica.as_ref().and_then(|name| inner.replicas.get(name)).copied();
-                match beat {
-                    Some(beat) if now.since(beat) < REPLICA_STALE_AFTER => {
+                let changed = node.link_replica.as_ref().and_then(|name| inner.replicas.get(name));
+                match changed.map(|(_, changed)| changed.elapsed()) {
+                    Some(silence) if silence < REPLICA_STALE_AFTER => {
                         LinkPath::Up { sshd: node.agent_sees_sshd }
                     }
-                    Some(beat) => LinkPath::Unknown { since: beat.plus(REPLICA_STALE_AFTER) },
+                    Some(silence) => LinkPath::Unknown { since: now.minus(silence - REPLICA_STALE_AFTER) },
                     None if !inner.replicas_read => LinkPath::Up { sshd: node.agent_sees_sshd },
                     None => LinkPath::Unknown { since: self.started.max(node.link_since) },
                 }

@@ -24,7 +24,11 @@ use members::Limits;
 use orion_domain::Timestamp;
 use orion_fleet::Fleet;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What nodes remember is compared with the database for so many of them side by side.
+const COMPARISONS_AT_ONCE: usize = 4;
 
 /// One scheduler process.
 #[derive(Clone)]
@@ -38,6 +42,11 @@ pub struct Parts {
     pub config: SchedulerConfig,
     /// What is known of all nodes together.
     pub fleetwide: Fleetwide,
+    /// Places for watchers that write a verdict: thousands of nodes may change at once, and the beat and the loops
+    /// need the database, too.
+    pub verdicts: Semaphore,
+    /// Places for comparisons of what nodes remember with the database: after a start each node asks for one.
+    pub comparisons: Semaphore,
     /// Set when the process is to end.
     pub shutdown: CancellationToken,
     /// Everything that runs.
@@ -61,7 +70,10 @@ impl Scheduler {
             clock_skew_max: config.clock_skew_max,
         };
         let fleetwide = Fleetwide::new(&fleet.config.holder, limits, fleet.now());
-        Self(Arc::new(Parts { fleet, config, fleetwide, shutdown, tasks: TaskTracker::new() }))
+        let verdicts = Semaphore::new(config.verdicts_at_once.max(1));
+        let comparisons = Semaphore::new(COMPARISONS_AT_ONCE);
+        let tasks = TaskTracker::new();
+        Self(Arc::new(Parts { fleet, config, fleetwide, verdicts, comparisons, shutdown, tasks }))
     }
 
     /// Runs until shutdown, then waits for what is under way.

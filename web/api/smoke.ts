@@ -49,7 +49,7 @@ assert.equal(rented.data, undefined);
 assert.equal(rented.response.status, 503);
 assert.equal(rented.response.headers.get("content-type"), "application/problem+json");
 assert.equal(rented.error?.kind, "too_few_free");
-assert.equal(rented.error?.fuond, 0);
+assert.equal(rented.error?.found, 0);
 
 const missing = await user.GET("/api/rentals/{id}", { params: { path: { id: "4711" } } });
 assert.equal(missing.error?.status, 404);

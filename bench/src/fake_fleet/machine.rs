@@ -72,7 +72,8 @@ impl Answer {
 pub struct Machine {
     accounts: BTreeMap<u32, String>,
     epoch: u64,
-    highest_uid: u32,
+    /// The highest uid of a lease, and that lease's ULID.
+    highest: Option<(u32, String)>,
 }
 
 impl Machine {
@@ -83,11 +84,9 @@ impl Machine {
 
     /// What it remembers, as [`orion_fleet::MEMORY_COMMAND`] prints it.
     pub fn memory(&self) -> Answer {
-        let stdout = match (self.epoch, self.highest_uid) {
-            (0, _) => String::new(),
-            (epoch, 0) => format!("{epoch}\n"),
-            (epoch, uid) => format!("{epoch}\n{uid} 01K0000000000000000000000A\n"),
-        };
+        let epoch = if self.epoch == 0 { String::new() } else { format!("{}\n", self.epoch) };
+        let highest = self.highest.as_ref().map(|(uid, ulid)| format!("{uid} {ulid}\n")).unwrap_or_default();
+        let stdout = epoch + &highest;
         Answer { status: 0, stdout }
     }
 
@@ -103,9 +102,9 @@ impl Machine {
             self.epoch = epoch;
         }
         match (order, values.as_slice()) {
-            (Order::Create, [user, uid, _lease, _ulid, _is_new, _hash, _key, _deadline, _agent]) => {
-                self.create(user, uid)
-            },
+            (Order::Create, [user, uid, _lease, ulid, is_new, _hash, _key, _deadline, _agent]) => {
+                self.create(user, uid, ulid, *is_new == "yes")
+            }
             (Order::Delete, [_user, uid]) => match uid.parse() {
                 Ok(uid) => {
                     self.accounts.remove::<u32>(&uid);
@@ -126,14 +125,20 @@ impl Machine {
         }
     }
 
-    fn create(&mut self, user: &str, uid: &str) -> Answer {
+    fn create(&mut self, user: &str, uid: &str, ulid: &str, is_new: bool) -> Answer {
         let Ok(uid) = uid.parse::<u32>() else { return Answer::failed(64, "::bad uid\n") };
+        let used = self.highest.as_ref().filter(|(highest, of)| uid < *highest || (uid == *highest && ulid != of));
+        if let Some((highest, _)) = used.filter(|_| is_new) {
+            return Answer::failed(68, format!("::report highest_uid {highest}\n::why the uid {uid} was used\n"));
+        }
         let taken = self.accounts.iter().any(|(held, name)| (*held == uid) != (name == user));
         if taken {
             return Answer::failed(65, format!("::why {user} or {uid} exists on this node\n"));
         }
+        if self.highest.as_ref().is_none_or(|(highest, _)| uid > *highest) {
+            self.highest = Some((uid, ulid.to_owned()));
+        }
         self.accounts.insert(uid, user.to_owned());
-        self.highest_uid = self.highest_uid.max(uid);
         Answer::done("")
     }
 
@@ -141,7 +146,12 @@ impl Machine {
         let (Ok(first), Ok(last)) = (uid_min.parse::<u32>(), uid_max.parse::<u32>()) else {
             return Answer::failed(64, "::bad uid_min\n");
         };
-        let mut report = String::from("::report boot_id 00000000-0000-4000-8000-000000000000\n");
+        let highest = self.highest.as_ref().map_or(0, |(uid, _)| *uid);
+        let mut report = format!(
+            "::report boot_id 00000000-0000-4000-8000-000000000000\n::report highest_uid {highest}\n\
+             ::report epoch {}\n",
+            self.epoch
+        );
         for (uid, user) in self.accounts.iter().filter(|(uid, _)| (first..=last).contains(*uid)) {
             // writing to a String cannot fail
             let _ = writeln!(report, "::report leasefile {uid}\n::report account {user} {uid} open");
@@ -198,6 +208,26 @@ mod tests {
         assert_eq!(create(&mut machine, 1, "alice", "200001"), 0);
         assert_eq!(create(&mut machine, 1, "alice", "200002"), 65);
         assert_eq!(create(&mut machine, 1, "bob", "200001"), 65);
+    }
+
+    #[test]
+    fn a_uid_that_was_used_is_refused_for_a_new_lease_and_remembered() {
+        let mut machine = Machine::default();
+        assert_eq!(machine.memory().stdout, "");
+        let mut create = |uid: &str, ulid: &str, is_new: &str| {
+            let values = ["alice", uid, "1", ulid, is_new, "$6$x$y", "", "3600", "no"];
+            let status = machine.run(Order::Create, &input(3, &values)).status;
+            machine.run(Order::Delete, &input(3, &["alice", uid]));
+            (status, machine.memory().stdout)
+        };
+        let memory = "3\n200007 01J\n".to_owned();
+        assert_eq!(create("200007", "01J", "yes"), (0, memory.clone()));
+        assert_eq!(create("200007", "01J", "yes"), (0, memory.clone()), "again");
+        assert_eq!(create("200007", "01K", "yes"), (68, memory.clone()));
+        assert_eq!(create("200006", "01K", "yes"), (68, memory.clone()));
+        assert_eq!(create("200006", "01K", "no"), (0, memory.clone()), "it was elsewhere before");
+        let read = orion_fleet::read_memory(memory.as_bytes());
+        assert_eq!((read.epoch, read.highest_uid), (3, 200_007));
     }
 
     #[test]

@@ -102,6 +102,11 @@ impl Api {
         }
     }
 
+    /// The URL of its database.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
     /// Where it listens.
     pub fn address(&self) -> &str {
         self.url.trim_start_matches("http://")

@@ -85,6 +85,24 @@ async fn fresh_tokens(api: &Api) -> Tokens {
     Tokens { user, admin, expired: expired.expose().to_owned(), logged_out, join, node }
 }
 
+/// After a backup was restored, a new account may have the number of one that is forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_older_than_its_account_is_refused() {
+    let api = Api::start(Database::Sqlite).await;
+    api.user("newcomer").await;
+    let account = api.app.store.user_by_name("newcomer").await.expect("a user").expect("signed up");
+    let token_from = |age: Duration| {
+        let then = api.app.now().minus(age);
+        let token = api.app.tokens.issue(account.id, "newcomer", account.token_generation, then);
+        token.expect("a token").expose().to_owned()
+    };
+    let older = token_from(Duration::from_secs(60));
+    let reply = api.get("/auth/me", &older).await;
+    assert_eq!(reply.status, 401, "{reply:?}");
+    let now = token_from(Duration::ZERO);
+    assert_eq!(api.get("/auth/me", &now).await.expect(200)["username"], "newcomer");
+}
+
 /// A path with its parameters filled in: of things that do not exist.
 fn concrete(route: &Route) -> String {
     route.path.replace("{rental_id}", "4711").replace("{id}", "4711")

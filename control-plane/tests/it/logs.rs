@@ -1,48 +1,22 @@
 //! What a log line says of where it comes from.
 
-use crate::api::{Api, Database};
-use orion_service::logging::json_lines;
-use serde_json::{Value, json};
-use std::{
-    io,
-    sync::{Arc, Mutex, PoisonError},
+use crate::{
+    api::{Api, Database},
+    process::ControlPlane,
 };
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt};
+use serde_json::{Value, json};
 
-/// Collects what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-impl Log {
-    /// Every line, which must be one JSON object.
-    fn lines(&self) -> Vec<Value> {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let text = String::from_utf8(bytes).expect("text");
-        let line = |line: &str| {
-            let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-            assert!(value["timestamp"].is_string() && value["level"].is_string(), "{line}");
-            value
-        };
-        text.lines().map(line).collect()
-    }
+/// Every line of a log, which must be one JSON object.
+fn lines(log: &tempfile::NamedTempFile) -> Vec<Value> {
+    let text = std::fs::read_to_string(log.path()).expect("the log");
+    let line = |line: &str| {
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        for key in ["timestamp", "level", "target", "message"] {
+            assert!(value[key].is_string(), "no {key}: {line}");
+        }
+        value
+    };
+    text.lines().map(line).collect()
 }
 
 /// A field of a line, or of the innermost span that has it.
@@ -51,27 +25,24 @@ fn field<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
     line.get(name).or_else(|| spans.iter().rev().find_map(|span| span.get(name)))
 }
 
-// On one thread, so that the log of this test is the log of this API alone.
-#[tokio::test(flavor = "current_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_lines_of_a_rental_carry_its_request_its_lease_and_its_node() {
-    let log = Log::default();
-    let filter = EnvFilter::new("info,orion_control_plane=debug,orion_fleet=debug");
-    let subscriber = tracing_subscriber::registry().with(filter).with(json_lines(log.clone()));
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let api = Api::start(Database::Sqlite).await;
+    // A process of its own has a log of its own; this one only fills the database.
+    let api = Api::start(Database::MariaDb).await;
     let alice = api.user("alice").await;
     // Nothing answers there: the rental is placed, dialled, and undone.
     let node = api.offered_node("w1").await;
-    let request = api.request(reqwest::Method::POST, "/api/rent").bearer_auth(&alice);
-    let reply =
-        request.header("x-request-id", "rent-0815").json(&json!({ "duration_hours": 1 })).send().await;
-    let reply = reply.expect("a reply");
-    assert_eq!(
-        (reply.status().as_u16(), &reply.headers()["x-request-id"]),
-        (503, &"rent-0815".parse().expect("a header"))
-    );
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let key = api.app.config.master_key.to_base64();
+    let process = ControlPlane::start(api.database(), &key, log.as_file(), &[]).await;
+    let request = ControlPlane::client().post(format!("{}/api/rent", process.url)).bearer_auth(&alice);
+    let request = request.header("x-request-id", "rent-0815").json(&json!({ "duration_hours": 1 }));
+    let reply = request.send().await.expect("a reply");
+    assert_eq!(reply.status(), 503);
+    assert_eq!(reply.headers()["x-request-id"], "rent-0815");
+    process.stop().await;
 
-    let lines = log.lines();
+    let lines = lines(&log);
     let of_request: Vec<&Value> =
         lines.iter().filter(|line| field(line, "request_id") == Some(&json!("rent-0815"))).collect();
     assert!(!of_request.is_empty(), "{lines:#?}");

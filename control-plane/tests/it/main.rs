@@ -17,6 +17,7 @@ mod leases;
 mod logs;
 mod metrics;
 mod openapi;
+mod process;
 mod readers;
 mod registration;
 mod secrets;

@@ -157,6 +157,7 @@ async fn a_stream_is_counted_while_it_is_open() {
 async fn every_metric_of_the_board_is_one_that_there_is() {
     let api = Api::start(Database::Sqlite).await;
     api.app.fleet.metrics.schedule();
+    api.app.fleet.metrics.examined(Some(&[]));
     let families = read(&api.get("/metrics", "").await.text);
     let samples: BTreeSet<String> = families
         .iter()

@@ -30,6 +30,7 @@ pub fn script(shell: Shell, mut command: clap::Command) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "orion", &mut script);
     let script = String::from_utf8_lossy(&script).into_owned();
+    #[expect(clippy::wildcard_enum_match_arm, reason = "Shell is non-exhaustive")]
     match shell {
         Shell::Bash => bash(&script),
         Shell::Zsh => zsh(&script),

@@ -48,8 +48,9 @@ pub async fn run(format: Format, args: DoctorArgs) -> Result<(), CliError> {
     let mut progress = Progress::new();
     progress.show("looking at the database", "");
     let fleet = open(&args.database).await?;
-    let not_checked =
-        |error: orion_store::StoreError| CliError::new(Kind::NotChecked, format!("could not look: {}", chain(&error)));
+    let not_checked = |error: orion_store::StoreError| {
+        CliError::new(Kind::NotChecked, format!("could not look: {}", chain(&error)))
+    };
     let mut findings = fleet.store.examine(HowFar::All, fleet.now()).await.map_err(not_checked)?;
     findings.extend(fleet.store.clock_finding(|| fleet.now()).await.map_err(not_checked)?);
     let mut nodes = None;
@@ -81,7 +82,8 @@ async fn open(args: &DatabaseArgs) -> Result<Fleet, CliError> {
             .hint("where it is: --data-dir DIR, --config FILE, or ORION_DATABASE_URL for MariaDB"));
     }
     let assembled = assemble(&own.settings).await.map_err(|error| {
-        not_checked(format!("could not look: {error}")).hint("the same settings as the services have: --config FILE")
+        not_checked(format!("could not look: {error}"))
+            .hint("the same settings as the services have: --config FILE")
     })?;
     Ok(assembled.fleet)
 }
@@ -110,7 +112,8 @@ impl Report {
     }
 
     fn outcome(&self) -> Result<(), CliError> {
-        let several = |count: usize, one: &str, more: &str| format!("{count} {}", if count == 1 { one } else { more });
+        let several =
+            |count: usize, one: &str, more: &str| format!("{count} {}", if count == 1 { one } else { more });
         match (self.count(false), self.not_reached()) {
             (0, 0) => Ok(()),
             (0, away) => Err(CliError::new(
@@ -176,7 +179,8 @@ impl Report {
                 let mut about = Vec::new();
                 about.extend(finding.lease.map(|lease| format!("lease {lease}")));
                 about.extend(finding.node.map(|node| self.node(node.0)));
-                let about = if about.is_empty() { String::new() } else { format!("{}: ", about.join(" on ")) };
+                let about =
+                    if about.is_empty() { String::new() } else { format!("{}: ", about.join(" on ")) };
                 lines.push(format!("    {}", printable(&format!("{about}{}", finding.what))));
             }
             if self.of(check).next().is_some() {

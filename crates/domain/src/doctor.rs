@@ -128,7 +128,9 @@ impl Check {
             Self::Schema => "the database no longer refuses what must not happen",
             Self::Brake => "no lease is moved off a dead node while it is on",
             Self::Processes => "without a scheduler nothing is watched, moved, ended or cleaned",
-            Self::Clock => "a process whose clock is more than 2 s off takes no work, and leases end at wrong times",
+            Self::Clock => {
+                "a process whose clock is more than 2 s off takes no work, and leases end at wrong times"
+            }
         }
     }
 
@@ -155,7 +157,9 @@ impl Check {
                 "set the column empty (ended leases), or give the account a new password; treat what stood there as \
                  known to others, and old backups as secret"
             }
-            Self::I7 => "take the node out of use first (orion nodes drain NODE), then see the other findings on it",
+            Self::I7 => {
+                "take the node out of use first (orion nodes drain NODE), then see the other findings on it"
+            }
             Self::Versions => {
                 "somebody changed rows by hand: set desired_version above applied_version (UPDATE nodes SET \
                  desired_version = applied_version + 1 WHERE id = NODE), which has the node cleaned again"
@@ -168,13 +172,17 @@ impl Check {
                 "look at the node's reasons and history (orion nodes show NODE) and at the scheduler's log; \
                  a node that does not do what it is told: orion nodes drain NODE"
             }
-            Self::Claims => "see that a scheduler runs, with the right clock (orion doctor says both): it takes over",
+            Self::Claims => {
+                "see that a scheduler runs, with the right clock (orion doctor says both): it takes over"
+            }
             Self::Schema => {
                 "compare with init.sql, which can be run again on MariaDB and adds what is missing; what was \
                  changed on purpose has to be changed back"
             }
             Self::Brake => "find out why so many nodes went silent at once; then orion brake lift",
-            Self::Processes => "start orion-scheduler and orion-control-plane (or orion up), and read their logs",
+            Self::Processes => {
+                "start orion-scheduler and orion-control-plane (or orion up), and read their logs"
+            }
             Self::Clock => "set this machine's clock, or the database host's (NTP)",
         }
     }
@@ -228,7 +236,10 @@ mod tests {
         assert_eq!(names.len(), Check::ALL.len());
         for check in Check::ALL {
             assert_eq!(serde_json::to_value(check).unwrap(), check.as_str());
-            assert!(check.what_to_do().len() > 20 && check.why().len() > 20 && check.holds().len() > 10, "{check}");
+            assert!(
+                check.what_to_do().len() > 20 && check.why().len() > 20 && check.holds().len() > 10,
+                "{check}"
+            );
         }
     }
 }

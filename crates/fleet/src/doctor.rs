@@ -55,7 +55,10 @@ enum Look {
     InMotion(String),
     NotReached(String),
     /// The node has seen this epoch, the database only the other.
-    AheadOfDatabase { seen: u64, known: u64 },
+    AheadOfDatabase {
+        seen: u64,
+        known: u64,
+    },
     Gone,
 }
 
@@ -107,7 +110,9 @@ impl Fleet {
             }
             let found: BTreeSet<Finding> = match self.look(id).await? {
                 Look::Settled(examined, inventory) => {
-                    judge(&examined, &inventory, self.config.deadline_grace_s, self.now()).into_iter().collect()
+                    judge(&examined, &inventory, self.config.deadline_grace_s, self.now())
+                        .into_iter()
+                        .collect()
                 }
                 Look::AheadOfDatabase { seen, known } => {
                     let what = format!(
@@ -239,8 +244,10 @@ fn judge(examined: &Examined, inventory: &NodeInventory, grace_s: u64, now: Time
         });
         if !known {
             let state = if account.locked { "locked" } else { "open" };
-            let what =
-                format!("it has the {state} account {} ({}), which no lease has there", account.user, account.uid);
+            let what = format!(
+                "it has the {state} account {} ({}), which no lease has there",
+                account.user, account.uid
+            );
             findings.push(Finding::new(Check::I2, what).on(node));
         }
     }
@@ -283,7 +290,10 @@ fn judge_lease(
         Some(_) => {}
     }
     if !inventory.lease_files.contains(&uid) {
-        find(Check::I3, format!("there is no lease file of uid {uid}: the node does not know when to close the login"));
+        find(
+            Check::I3,
+            format!("there is no lease file of uid {uid}: the node does not know when to close the login"),
+        );
     }
     let deadline = inventory.deadlines.iter().find(|(of, _)| *of == uid);
     // The node of a lease that was extended may not have heard of it.
@@ -296,7 +306,10 @@ fn judge_lease(
             let way = if off > 0 { "later" } else { "earlier" };
             // In whole minutes, so that a second look says the same.
             let minutes = (off.abs() + 30) / 60;
-            find(Check::I3, format!("the node closes the login about {minutes} min {way} than the lease says"));
+            find(
+                Check::I3,
+                format!("the node closes the login about {minutes} min {way} than the lease says"),
+            );
         }
     }
 }

@@ -50,7 +50,7 @@ fn service() -> String {
 
 /// One JSON object a line: the event's own fields beside `timestamp`, `level` and `message`, and in `spans` those
 /// of what it happened in. A request's span has `request_id`; what is about a lease or a node has `lease`, `node`.
-pub fn json_lines<S, W>(writer: W) -> impl Layer<S> + Send + Sync
+fn json_lines<S, W>(writer: W) -> impl Layer<S> + Send + Sync
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,

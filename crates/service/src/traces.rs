@@ -90,8 +90,10 @@ impl Collector {
     fn new() -> Result<Self, String> {
         // It only fails where one is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("orion-traces").enable_all().build();
-        let client = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build();
+        let runtime =
+            Builder::new_multi_thread().worker_threads(1).thread_name("orion-traces").enable_all().build();
+        let client =
+            reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build();
         Ok(Self {
             runtime: runtime.map_err(|error| error.to_string())?,
             client: client.map_err(|error| error.to_string())?,
@@ -117,7 +119,8 @@ impl Collector {
 
 async fn send(client: reqwest::Client, request: Request<Bytes>) -> Result<Response<Bytes>, reqwest::Error> {
     let (head, body) = request.into_parts();
-    let reply = client.request(head.method, head.uri.to_string()).headers(head.headers).body(body).send().await?;
+    let reply =
+        client.request(head.method, head.uri.to_string()).headers(head.headers).body(body).send().await?;
     let status = reply.status();
     let mut response = Response::new(reply.bytes().await?);
     *response.status_mut() = status;

@@ -233,6 +233,44 @@ impl Db {
         }
     }
 
+    /// Runs a statement outside a transaction: how many rows it matched, and its number (`LAST_INSERT_ID`). It may
+    /// happen more than once: when its answer is lost, it is run again.
+    pub(crate) async fn alone(&self, sql: impl SqlSafeStr, values: Vec<Val>) -> Result<(u64, i64)> {
+        let sql = sql.into_sql_str();
+        let started = Instant::now();
+        loop {
+            let host = self.host();
+            let fault = match self.write(sql.clone(), values.clone()).await {
+                Err(fault) => fault,
+                Ok(done) => return Ok(done),
+            };
+            match &fault {
+                Fault::Gone(_) if started.elapsed() < self.patience() => self.leave(host),
+                Fault::Retry(_) if started.elapsed() < OPERATION_MAX => {}
+                Fault::Gone(_) | Fault::Retry(_) | Fault::CommitUnknown(_) | Fault::Unique(_) | Fault::Store(_) => {
+                    return Err(fault);
+                }
+            }
+            self.retries().count(&fault);
+            tokio::time::sleep(Duration::from_millis(rand::random_range(5..50))).await;
+        }
+    }
+
+    async fn write(&self, sql: SqlStr, values: Vec<Val>) -> Result<(u64, i64)> {
+        match self {
+            Self::Lite { writer, .. } => {
+                let mut held = held(writer).await?;
+                let done = settled(limited(bound::<Sqlite>(sql, values).execute(held.get()?)).await, &mut held)?;
+                Ok((done.rows_affected(), done.last_insert_rowid()))
+            }
+            Self::Maria(hosts) => {
+                let mut held = held(hosts.pool()).await?;
+                let done = settled(limited(bound::<MySql>(sql, values).execute(held.get()?)).await, &mut held)?;
+                Ok((done.rows_affected(), i64::try_from(done.last_insert_id()).unwrap_or(i64::MAX)))
+            }
+        }
+    }
+
     /// The first row, if there is one.
     pub(crate) async fn one<T: Record>(&self, sql: impl SqlSafeStr, values: Vec<Val>) -> Result<Option<T>> {
         Ok(self.all(sql, values).await?.into_iter().next())

@@ -163,7 +163,8 @@ impl Store {
         let rows = self.pairs(sql.into(), vals![due]).await?;
         let finding = |(lease, until)| {
             let late = now.since(Timestamp::from_micros(until)).as_secs();
-            Finding::new(Check::I3, format!("its time was up {late} s ago, and it is not ending")).of(LeaseId(lease))
+            Finding::new(Check::I3, format!("its time was up {late} s ago, and it is not ending"))
+                .of(LeaseId(lease))
         };
         Ok(rows.into_iter().map(finding).collect())
     }
@@ -209,9 +210,11 @@ impl Store {
             let what = "what stands in the place of its password hash is none";
             findings.push(Finding::new(Check::I5, what).of(LeaseId(lease)));
         }
-        let plain = "SELECT id, token_generation FROM users WHERE password_hash NOT LIKE '$argon2id$%' ORDER BY 1";
+        let plain =
+            "SELECT id, token_generation FROM users WHERE password_hash NOT LIKE '$argon2id$%' ORDER BY 1";
         for (user, _) in self.pairs(plain.into(), vals![]).await? {
-            let what = format!("what stands in the place of the password hash of user {user} is no argon2id hash");
+            let what =
+                format!("what stands in the place of the password hash of user {user} is no argon2id hash");
             findings.push(Finding::new(Check::I5, what));
         }
         for (table, sql) in [
@@ -243,7 +246,10 @@ impl Store {
         let offered = format!("SELECT n.id, n.version FROM nodes n WHERE {}", crate::place::OFFERABLE);
         let mut findings = Vec::new();
         for (what, but) in [
-            ("it is offered, but a lease has it", "EXISTS (SELECT 1 FROM leases l WHERE l.occupies_node = n.id)"),
+            (
+                "it is offered, but a lease has it",
+                "EXISTS (SELECT 1 FROM leases l WHERE l.occupies_node = n.id)",
+            ),
             ("it is offered, but has no pinned host key", "(n.host_keys = '[]' OR n.host_key_fp IS NULL)"),
             ("it is offered, but has never been reconciled", "n.applied_version < 1"),
         ] {
@@ -259,7 +265,8 @@ impl Store {
         let sql = "SELECT id, applied_version - desired_version FROM nodes \
                    WHERE applied_version > desired_version OR version < 1 OR epoch < 0 ORDER BY 1";
         for (node, _) in self.pairs(sql.into(), vals![]).await? {
-            let what = "what was applied to it is newer than what was ever wanted, or a counter went backwards";
+            let what =
+                "what was applied to it is newer than what was ever wanted, or a counter went backwards";
             findings.push(Finding::new(Check::Versions, what).on(NodeId(node)));
         }
         Ok(findings)
@@ -277,11 +284,13 @@ impl Store {
                 findings.push(Finding::new(Check::Uids, what));
             }
             Some((Err(_), text)) => {
-                findings.push(Finding::new(Check::Uids, format!("the setting next_uid is no number: '{text}'")));
+                findings
+                    .push(Finding::new(Check::Uids, format!("the setting next_uid is no number: '{text}'")));
             }
             None => findings.push(Finding::new(Check::Uids, "the setting next_uid is gone")),
         }
-        let twice = "SELECT account_uid, COUNT(*) FROM leases GROUP BY account_uid HAVING COUNT(*) > 1 ORDER BY 1";
+        let twice =
+            "SELECT account_uid, COUNT(*) FROM leases GROUP BY account_uid HAVING COUNT(*) > 1 ORDER BY 1";
         for (uid, count) in self.pairs(twice.into(), vals![]).await? {
             findings.push(Finding::new(Check::Uids, format!("{count} leases have the uid {uid}")));
         }
@@ -307,7 +316,10 @@ impl Store {
              AND retry_at < ? AND changed_at < ? AND (claimed_until IS NULL OR claimed_until < ?) ORDER BY 1"
         );
         for (node, _) in self.pairs(sql, vals![idle, idle, idle]).await? {
-            let what = format!("it is there and not clean, and nobody has worked on it for {} s", IDLE_MAX.as_secs());
+            let what = format!(
+                "it is there and not clean, and nobody has worked on it for {} s",
+                IDLE_MAX.as_secs()
+            );
             findings.push(Finding::new(Check::Stuck, what).on(NodeId(node)));
         }
         let sql = format!("SELECT id, reconcile_failures {workable} AND reconcile_failures >= ? ORDER BY 1");
@@ -333,7 +345,8 @@ impl Store {
         }
         let (replicas, theirs) = (self.replicas().await?, self.now().await?);
         for (kind, name) in [("scheduler", "scheduler"), ("api", "control plane")] {
-            let last = replicas.iter().filter(|replica| replica.kind == kind).map(|replica| replica.beat_at).max();
+            let last =
+                replicas.iter().filter(|replica| replica.kind == kind).map(|replica| replica.beat_at).max();
             let what = match last {
                 Some(at) if theirs.since(at) < SILENT_AFTER => continue,
                 Some(at) => format!("no {name} runs; the last one was heard of at {at}"),

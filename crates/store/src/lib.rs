@@ -6,7 +6,8 @@
 //!
 //! Rules of the house:
 //! - A write is one explicit transaction. It is run again as a whole after a deadlock, a certification
-//!   failure or a lost host; after a COMMIT without an answer the store looks whether it happened.
+//!   failure or a lost host; after a COMMIT without an answer the store looks whether it happened. (One exception:
+//!   the reservation of uids for a placement, which may happen twice.)
 //! - A write compares and swaps: on `version`, on a claim token, or on the schema's UNIQUE; see [`Cas`].
 //! - Every transition of a lease or a node appends its event in the same transaction.
 //! - No clock: `now` is the caller's. Only [`Store::now`] asks the database for its own.
@@ -44,6 +45,7 @@ mod retries;
 mod rows;
 mod second_look;
 mod settings;
+mod stock;
 mod tally;
 mod transitions;
 mod users;
@@ -65,11 +67,14 @@ pub use webhooks::{NewWebhook, Webhook};
 use attempts::transaction;
 use db::Db;
 use orion_domain::Timestamp;
+use std::sync::Arc;
+use stock::Stock;
 
 /// The store. Cheap to clone; all clones share the connections.
 #[derive(Clone)]
 pub struct Store {
     db: Db,
+    stock: Arc<Stock>,
 }
 
 impl std::fmt::Debug for Store {
@@ -87,7 +92,7 @@ impl Store {
     pub async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         let db = Db::open(config).await?;
         migrate::run(&db).await?;
-        Ok(Self { db })
+        Ok(Self { db, stock: Arc::default() })
     }
 
     /// The database's clock, to compare one's own with.

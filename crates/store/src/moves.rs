@@ -89,7 +89,9 @@ async fn move_lease(tx: &mut Tx, request: &MoveRequest<'_>) -> Result<MoveOutcom
     let Ok(next) = next else { return Ok(MoveOutcome::Stale) };
     leave_old(tx, &lease, request).await?;
     let claimer = Claimer { holder: request.holder, ttl: request.claim_ttl };
-    let token = tx.occupy(node.id, lease.id, claimer, now).await?;
+    let Some(token) = tx.occupy((node.id, None), lease.id, claimer, now).await? else {
+        return Err(Fault::Retry(format!("node {} was taken meanwhile", node.id)));
+    };
     let lease = tx.write_lease(&lease, next, None, now).await?;
     let Some(record) = tx.node_record(node.id).await? else {
         return Err(Fault::Retry("the new node vanished".into()));

@@ -113,6 +113,20 @@ impl Store {
         each(self.db.all::<NodeRecord>(sql, vals![since]).await?)
     }
 
+    /// The versions of all nodes; with `since` of those written then or later (see
+    /// [`Store::nodes_changed_since`]).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn node_versions(&self, since: Option<Timestamp>) -> Result<Vec<(NodeId, i64)>, StoreError> {
+        let (sql, values) = match since {
+            Some(since) => ("SELECT id, version FROM nodes WHERE changed_at >= ? ORDER BY id", vals![since]),
+            None => ("SELECT id, version FROM nodes ORDER BY id", vals![]),
+        };
+        let rows = self.db.all::<(i64, i64)>(sql, values).await?;
+        Ok(rows.into_iter().map(|(id, version)| (NodeId(id), version)).collect())
+    }
+
     /// Every node.
     ///
     /// # Errors

@@ -1,8 +1,13 @@
 //! Placement: which free node a lease gets, all or none for several.
 //!
-//! One transaction: the uid counter (which also queues placements one behind the other), candidates, a
-//! random choice, the lease's row, and a compare-and-swap on the node that repeats every condition. The
-//! UNIQUE on `leases.occupies_node` has the last word (I1, I7).
+//! On MariaDB free nodes are read and uids reserved first (so that placements need not queue behind each other);
+//! then one transaction: the lease's row, and a compare-and-swap on the node, as it was read, that repeats every
+//! condition. On SQLite, which has one writer, all of it is in the transaction. The UNIQUE on
+//! `leases.occupies_node` has the last word (I1, I7).
+//!
+//! Uids of one node only grow: a node is read before the uid is reserved, and the compare-and-swap fails if any
+//! other lease was on it since. A uid that was reserved for a placement that came to nothing is lost; so nothing is
+//! reserved for a request that is known to come to nothing.
 
 use crate::{
     Store,
@@ -13,8 +18,8 @@ use crate::{
     events::new_ulid,
     idempotency::First,
     model::{NewAccount, PlaceOutcome, PlaceRequest, Placement},
-    nodes::places,
     rows::{NodeRecord, json, node_sql, on_node_loss_word},
+    stock::{Pick, Picked, free_nodes},
     transitions::lease_event,
 };
 use orion_domain::{
@@ -24,7 +29,7 @@ use orion_domain::{
 };
 use rand::seq::SliceRandom;
 use sqlx::AssertSqlSafe;
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 /// When a node may be offered; says the same as [`orion_domain::node::Node::is_offerable`]. To it comes
 /// [`CLAIMABLE`]: a node that is worked on is not offered.
@@ -33,6 +38,8 @@ pub(crate) const OFFERABLE: &str = "admission = 'admitted' AND health = 'alive' 
 
 /// Candidates that are read at least, to choose from at random.
 const CANDIDATES_MIN: usize = 64;
+/// Times that a placement is tried again with other nodes.
+const CHOICES_MAX: u32 = 20;
 
 /// A node that may be offered.
 pub(crate) struct Candidate {
@@ -100,26 +107,29 @@ impl Tx {
         Ok(candidates)
     }
 
-    /// Gives a free node to a lease and claims it; the caller runs everything again when it is free no more.
+    /// Gives a free node to a lease and claims it; with `seen` only if it still has that version. None when it is
+    /// free no more.
     pub(crate) async fn occupy(
         &mut self,
-        node: NodeId,
+        (node, seen): (NodeId, Option<i64>),
         lease: LeaseId,
         claimer: Claimer<'_>,
         now: Timestamp,
-    ) -> Result<String> {
+    ) -> Result<Option<String>> {
         let token = new_ulid(now);
+        let as_seen = if seen.is_some() { "AND version = ?" } else { "" };
         let sql = format!(
             "UPDATE nodes SET lease_id = ?, desired_version = desired_version + 1, epoch = epoch + 1, \
              claimed_by = ?, claim_token = ?, claimed_until = ?, version = version + 1, changed_at = ? \
-             WHERE id = ? AND {OFFERABLE} AND {CLAIMABLE}"
+             WHERE id = ? AND {OFFERABLE} AND {CLAIMABLE} {as_seen}"
         );
-        let values = vals![lease, claimer.holder, &token, now.plus(claimer.ttl), now, node, now];
+        let mut values = vals![lease, claimer.holder, &token, now.plus(claimer.ttl), now, node, now];
+        values.extend(seen.map(Val::from));
         if self.exec(AssertSqlSafe(sql), values).await? == 0 {
-            return Err(Fault::Retry(format!("node {node} was taken meanwhile")));
+            return Ok(None);
         }
         self.leave_witness(Witness::Claim(node.0, token.clone()));
-        Ok(token)
+        Ok(Some(token))
     }
 
     /// The uids from `stored` to before `next` are given out; the caller runs everything again when others took them.
@@ -145,6 +155,8 @@ const NEXT_END: &str = "SELECT MIN(leased_until) FROM leases \
 /// Why a placement was given up: everything is rolled back.
 enum GiveUp {
     As(PlaceOutcome),
+    /// A node was not free any more, or the uid not unused: it is tried again with others.
+    Missed(String),
     Fault(Fault),
 }
 
@@ -160,6 +172,19 @@ impl From<StoreError> for GiveUp {
     }
 }
 
+/// What a placement knows before its transaction.
+enum Ready {
+    /// Nodes, and the first of the uids for them, which none of their subordinate ranges hold.
+    Nodes(Picked, u32),
+    TooFew(usize),
+    UidsExhausted,
+    NameTaken(String),
+    /// The idempotency key was used before.
+    Known,
+    /// Nothing yet: the transaction looks for itself.
+    Nothing,
+}
+
 impl Store {
     /// Places `count` leases on `count` free nodes that have the tags, or none at all.
     ///
@@ -172,21 +197,99 @@ impl Store {
         if request.accounts.len() != request.count {
             return Err(StoreError::Config("a placement needs one account for each lease".into()));
         }
-        let outcome = transaction!(&self.db, |tx| {
-            match place(&self.db, tx, request).await {
-                Ok(placements) => Ok(PlaceOutcome::Placed(placements)),
-                Err(GiveUp::As(outcome)) => {
-                    tx.abandon();
-                    Ok(outcome)
+        let mut missed = String::new();
+        for _ in 0..CHOICES_MAX {
+            let ready = if self.db.is_maria() { self.get_ready(request).await? } else { Ready::Nothing };
+            let outcome = transaction!(&self.db, |tx| {
+                match place(&self.db, tx, request, &ready).await {
+                    Ok(placements) => Ok(Ok(PlaceOutcome::Placed(placements))),
+                    Err(GiveUp::As(outcome)) => {
+                        tx.abandon();
+                        Ok(Ok(outcome))
+                    }
+                    Err(GiveUp::Missed(why)) => {
+                        tx.abandon();
+                        Ok(Err(why))
+                    }
+                    Err(GiveUp::Fault(fault)) => Err(fault),
                 }
-                Err(GiveUp::Fault(fault)) => Err(fault),
+            });
+            match outcome? {
+                Ok(outcome) => return Ok(outcome),
+                Err(why) => {
+                    self.db.retries().count(&Fault::Retry(why.clone()));
+                    missed = why;
+                }
             }
-        });
-        Ok(outcome?)
+            drop(ready);
+            self.stock.clear().await;
+        }
+        Err(StoreError::Unavailable(missed))
+    }
+
+    /// Looks at what needs no transaction. Nothing is reserved that this can tell is in vain.
+    async fn get_ready(&self, request: &PlaceRequest) -> Result<Ready> {
+        let now = request.now;
+        if let Some(new) = &request.idem {
+            let sql = "SELECT 1 FROM idempotency WHERE scope = ? AND key_sha256 = ? AND expires_at > ?";
+            if self.db.one::<(i64,)>(sql, vals![&new.scope, &new.key_sha256, now]).await?.is_some() {
+                return Ok(Ready::Known);
+            }
+        }
+        for name in lease_names(request).unwrap_or_default().iter().flatten() {
+            let sql = "SELECT 1 FROM leases WHERE user_id = ? AND live_name = ?";
+            if self.db.one::<(i64,)>(sql, vals![request.user, name.as_str()]).await?.is_some() {
+                return Ok(Ready::NameTaken(name.to_string()));
+            }
+        }
+        let picked = match self.stock.pick(&self.db, &request.tags, request.count, now).await? {
+            Pick::Nodes(picked) => picked,
+            Pick::TooFew(found) => return Ok(Ready::TooFew(found)),
+        };
+        let mut at_least = request.first_uid;
+        loop {
+            let Some(first) = self.reserve_uids(request, at_least).await? else {
+                return Ok(Ready::UidsExhausted);
+            };
+            // Others where a node has given one of these to its own users.
+            let mut fit = true;
+            for (node, uid) in picked.nodes.iter().zip(first..) {
+                let free = next_free_uid(&node.subordinate()?, uid);
+                fit &= free == uid;
+                at_least = at_least.max(free);
+            }
+            if fit {
+                return Ok(Ready::Nodes(picked, first));
+            }
+        }
+    }
+
+    /// `count` uids of the fleet that nobody had or will have, `at_least` or higher; the first of them. None when
+    /// there are no more.
+    async fn reserve_uids(&self, request: &PlaceRequest, at_least: u32) -> Result<Option<u32>> {
+        let count = i64::try_from(request.count).unwrap_or(i64::MAX);
+        let next = "GREATEST(CAST(value AS SIGNED), ?) + ?";
+        let sql = format!(
+            "UPDATE settings SET value = CAST(LAST_INSERT_ID({next}) AS CHAR) \
+             WHERE name = 'next_uid' AND value REGEXP '^[0-9]+$' AND {next} <= ?"
+        );
+        let beyond = i64::from(request.last_uid) + 1;
+        let values = vals![at_least, count, at_least, count, beyond];
+        let (changed, next) = self.db.alone(AssertSqlSafe(sql), values).await?;
+        if changed == 1 {
+            return Ok(u32::try_from(next - count).ok());
+        }
+        let value = self.db.one::<(String,)>("SELECT value FROM settings WHERE name = 'next_uid'", vals![]).await?;
+        read_uid(value.map(|(value,)| value)).map(|_| None)
     }
 }
 
-async fn place(db: &Db, tx: &mut Tx, request: &PlaceRequest) -> std::result::Result<Vec<Placement>, GiveUp> {
+async fn place(
+    db: &Db,
+    tx: &mut Tx,
+    request: &PlaceRequest,
+    ready: &Ready,
+) -> std::result::Result<Vec<Placement>, GiveUp> {
     let now = request.now;
     if let Some(new) = &request.idem
         && let First::No(row) = tx.take_key(new, now).await?
@@ -194,28 +297,49 @@ async fn place(db: &Db, tx: &mut Tx, request: &PlaceRequest) -> std::result::Res
         return Err(GiveUp::As(PlaceOutcome::Replayed(row)));
     }
     let names = lease_names(request)?;
-    let stored = next_uid(db, tx).await?;
-    let candidates = tx.candidates(&request.tags, None, request.count, now).await?;
-    if candidates.len() < request.count {
-        let next_end = tx.next_end(now).await?;
-        return Err(GiveUp::As(PlaceOutcome::TooFew { found: candidates.len(), next_end }));
-    }
+    let (nodes, stored) = match ready {
+        Ready::Nodes(picked, first) => (picked.nodes.clone(), *first),
+        Ready::Nothing => {
+            let (rest, values) = free_nodes(&request.tags, request.count.max(CANDIDATES_MIN), now);
+            let mut nodes = tx.all::<NodeRecord>(node_sql(&rest), values).await?;
+            nodes.shuffle(&mut rand::rng());
+            if nodes.len() < request.count {
+                return Err(GiveUp::As(too_few(tx, nodes.len(), now).await?));
+            }
+            (nodes, next_uid(db, tx).await?)
+        }
+        Ready::TooFew(found) => return Err(GiveUp::As(too_few(tx, *found, now).await?)),
+        Ready::UidsExhausted => return Err(GiveUp::As(PlaceOutcome::UidsExhausted)),
+        Ready::NameTaken(name) => return Err(GiveUp::As(PlaceOutcome::NameTaken(name.clone()))),
+        Ready::Known => return Err(GiveUp::Missed("the idempotency key was given up".into())),
+    };
     let claimer = Claimer { holder: &request.holder, ttl: request.claim_ttl };
     let mut next = stored.max(request.first_uid);
     let mut placed = Vec::with_capacity(request.count);
-    for ((node, account), name) in candidates.iter().zip(&request.accounts).zip(names) {
-        let uid = next_free_uid(&node.subordinate, next);
+    for ((node, account), name) in nodes.into_iter().zip(&request.accounts).zip(names) {
+        let uid = next_free_uid(&node.subordinate()?, next);
         if uid > request.last_uid {
             return Err(GiveUp::As(PlaceOutcome::UidsExhausted));
         }
         next = uid + 1;
-        let lease = insert_lease(tx, request, node.id, account, name, uid).await?;
-        let token = tx.occupy(node.id, lease.id, claimer, now).await?;
-        placed.push((lease, token));
+        let lease = insert_lease(tx, request, NodeId(node.id), account, name, uid).await?;
+        let seen = (NodeId(node.id), Some(node.version));
+        let Some(token) = tx.occupy(seen, lease.id, claimer, now).await? else {
+            return Err(GiveUp::Missed(format!("node {} was taken meanwhile", node.id)));
+        };
+        let node = node.occupied(lease.id, &token, now.plus(claimer.ttl));
+        let claim = node_claim(node, token, Some(&lease), now)?;
+        placed.push(Placement { lease, claim });
     }
-    tx.set_next_uid(stored, next).await?;
+    if matches!(ready, Ready::Nothing) {
+        tx.set_next_uid(stored, next).await?;
+    }
     tell_placed(tx, &placed, now).await?;
-    Ok(with_claims(tx, placed, now).await?)
+    Ok(placed)
+}
+
+async fn too_few(tx: &mut Tx, found: usize, now: Timestamp) -> Result<PlaceOutcome> {
+    Ok(PlaceOutcome::TooFew { found, next_end: tx.next_end(now).await? })
 }
 
 fn lease_names(request: &PlaceRequest) -> std::result::Result<Vec<Option<LeaseName>>, GiveUp> {
@@ -230,14 +354,17 @@ fn lease_names(request: &PlaceRequest) -> std::result::Result<Vec<Option<LeaseNa
     numbered.collect()
 }
 
-/// The next uid of the fleet. On MariaDB the row is locked: placements of one host queue here, so they do
-/// not get into each other's way on the nodes. (Galera keeps locks local: there the write below decides.)
+/// The next uid of the fleet. On MariaDB the row is locked. (Galera keeps locks local: there the write of
+/// [`Tx::set_next_uid`] decides.)
 pub(crate) async fn next_uid(db: &Db, tx: &mut Tx) -> Result<u32> {
     let sql = db.sql(
         "SELECT value FROM settings WHERE name = 'next_uid' FOR UPDATE",
         "SELECT value FROM settings WHERE name = 'next_uid'",
     );
-    let value = tx.one::<(String,)>(sql, vec![]).await?.map(|(value,)| value);
+    read_uid(tx.one::<(String,)>(sql, vec![]).await?.map(|(value,)| value))
+}
+
+fn read_uid(value: Option<String>) -> Result<u32> {
     let uid = value.as_deref().and_then(|value| value.parse().ok());
     Ok(uid.ok_or_else(|| StoreError::Corrupt {
         table: "settings",
@@ -300,15 +427,15 @@ async fn insert_lease(
             Err(GiveUp::As(PlaceOutcome::NameTaken(name.unwrap_or_default().into())))
         }
         // Somebody else has the node or the uid: choose again.
-        Err(Fault::Unique(text)) => Err(Fault::Retry(text).into()),
+        Err(Fault::Unique(text)) => Err(GiveUp::Missed(text)),
         Err(fault) => Err(fault.into()),
     }
 }
 
-async fn tell_placed(tx: &mut Tx, placed: &[(Lease, String)], now: Timestamp) -> Result<()> {
+async fn tell_placed(tx: &mut Tx, placed: &[Placement], now: Timestamp) -> Result<()> {
     let mut events = Vec::with_capacity(placed.len());
     let mut values: Vec<Val> = Vec::with_capacity(placed.len() * 3);
-    for (lease, _) in placed {
+    for Placement { lease, .. } in placed {
         let Some(node) = lease.state.occupies() else { continue };
         events.push(lease_event(lease, node, &LeaseEvent::Placed { node }, None));
         values.extend(vals![lease.id, node, now]);
@@ -317,21 +444,4 @@ async fn tell_placed(tx: &mut Tx, placed: &[(Lease, String)], now: Timestamp) ->
     let sql = format!("INSERT INTO lease_nodes (lease_id, node_id, at) VALUES {rows}");
     tx.exec(AssertSqlSafe(sql), values).await?;
     tx.tell(&events, now).await
-}
-
-async fn with_claims(tx: &mut Tx, placed: Vec<(Lease, String)>, now: Timestamp) -> Result<Vec<Placement>> {
-    let nodes: Vec<Val> =
-        placed.iter().filter_map(|(lease, _)| lease.state.occupies()).map(Val::from).collect();
-    let sql = node_sql(&format!("WHERE n.id IN ({})", places(nodes.len())));
-    let records = tx.all::<NodeRecord>(sql, nodes).await?;
-    let mut by_lease: HashMap<i64, NodeRecord> =
-        records.into_iter().filter_map(|record| Some((record.lease_id?, record))).collect();
-    let mut placements = Vec::with_capacity(placed.len());
-    for (lease, token) in placed {
-        let record = by_lease.remove(&lease.id.0);
-        let record = record.ok_or_else(|| Fault::Retry(format!("lease {} lost its node", lease.id)))?;
-        let claim = node_claim(record, token, Some(&lease), now)?;
-        placements.push(Placement { lease, claim });
-    }
-    Ok(placements)
 }

@@ -128,6 +128,26 @@ pub(crate) fn node_sql(rest: &str) -> AssertSqlSafe<String> {
     ))
 }
 
+impl NodeRecord {
+    /// The subordinate uid ranges, `(start, count)`.
+    pub(crate) fn subordinate(&self) -> Result<Vec<(u32, u32)>, StoreError> {
+        Checked { table: "nodes", id: self.id }.json("subordinate_uids", &self.subordinate_uids)
+    }
+
+    /// The row after [`crate::attempts::Tx::occupy`] wrote it.
+    pub(crate) fn occupied(self, lease: LeaseId, token: &str, claimed_until: Timestamp) -> Self {
+        Self {
+            lease_id: Some(lease.0),
+            desired_version: self.desired_version + 1,
+            epoch: self.epoch + 1,
+            claim_token: Some(token.to_owned()),
+            claimed_until: Some(claimed_until.as_micros()),
+            version: self.version + 1,
+            ..self
+        }
+    }
+}
+
 impl TryFrom<NodeRecord> for Node {
     type Error = StoreError;
 

@@ -26,6 +26,8 @@ use tokio::sync::Semaphore;
 
 /// Nudges that come within this time are one.
 const TOGETHER: Duration = Duration::from_millis(10);
+/// Longest pause after a look that read much.
+const REST_MAX: Duration = Duration::from_millis(500);
 
 /// Waits for the next look: a nudge, the timer, or shutdown. Whether to go on.
 async fn next_look(scheduler: &Scheduler, nudged: &mut Nudged, at_most: Duration) -> bool {
@@ -36,6 +38,12 @@ async fn next_look(scheduler: &Scheduler, nudged: &mut Nudged, at_most: Duration
             !scheduler.shutdown.is_cancelled()
         }
     }
+}
+
+/// After a look that read much, a pause as long as it took (at most half a second): while everything changes at
+/// once, looking must not take all of the time.
+async fn rest(began: Instant) {
+    tokio::time::sleep(began.elapsed().min(REST_MAX)).await;
 }
 
 /// Work on many things side by side, each at most once at a time, none waiting for another.

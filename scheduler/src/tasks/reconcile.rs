@@ -1,13 +1,14 @@
 //! Dirty nodes: makes each hold what it should.
 
 use super::{
-    Lanes, Lying, next_look,
+    Lanes, Lying, next_look, rest,
     sweep::{NOBODY_KNOWS, end_request},
 };
 use crate::Scheduler;
 use orion_domain::{NodeId, lease::Phase};
 use orion_fleet::{Applied, Change};
 use orion_store::{MoveOutcome, NodeClaim, StoreError};
+use std::time::Instant;
 
 /// Dirty nodes read at one look.
 const AT_ONCE: u32 = 256;
@@ -18,6 +19,7 @@ pub async fn run(scheduler: Scheduler) {
     let mut lying: Lying<NodeId> = Lying::new();
     let mut nudged = scheduler.fleet.nudge.listen();
     loop {
+        let began = Instant::now();
         if scheduler.fleet.may_claim() {
             match scheduler.fleet.store.dirty_nodes(scheduler.fleet.now(), AT_ONCE).await {
                 Ok(nodes) => {
@@ -33,6 +35,7 @@ pub async fn run(scheduler: Scheduler) {
                 Err(error) => tracing::warn!(%error, "dirty nodes could not be read"),
             }
         }
+        rest(began).await;
         if !next_look(&scheduler, &mut nudged, scheduler.config.look_every).await {
             return;
         }

@@ -20,9 +20,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::{sync::watch::Receiver, time::Instant};
+use tokio::{
+    sync::{SemaphorePermit, watch::Receiver},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
+/// Longest pause between dials of a dead node.
+const DEAD_PROBE_EVERY_MAX: Duration = Duration::from_secs(30);
 /// Pause between looks at a node that waits for an admin.
 const PENDING_EVERY: Duration = Duration::from_secs(5);
 
@@ -49,7 +54,7 @@ struct Watcher {
 }
 
 /// Watches a node until `stop`.
-pub async fn run(scheduler: Scheduler, mut node: Receiver<Node>, stop: CancellationToken) {
+pub async fn run(scheduler: Scheduler, mut node: Receiver<Arc<Node>>, stop: CancellationToken) {
     let mut watcher = Watcher::new(scheduler.clone(), &node.borrow(), stop.clone());
     let id = watcher.id;
     let mut next_probe = Instant::now();
@@ -285,9 +290,10 @@ impl Watcher {
         if self.known_memory() == Some(memory) {
             return;
         }
-        let (id, fleet, compared) = (self.id, self.scheduler.fleet.clone(), self.compared.clone());
+        let (id, scheduler, compared) = (self.id, self.scheduler.clone(), self.compared.clone());
         self.scheduler.spawn(async move {
-            match fleet.compare_memory(id, memory).await {
+            let Ok(_turn) = scheduler.comparisons.acquire().await else { return };
+            match scheduler.fleet.compare_memory(id, memory).await {
                 Ok(()) => *compared.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory),
                 Err(error) => tracing::debug!(node = %id, %error, "what a node remembers is compared later"),
             }
@@ -357,6 +363,8 @@ impl Watcher {
         // One that is only just being set up, or was drained, says nothing about the others.
         if node.should_answer() {
             fleetwide.see(self.id, Sight { looked, silent_since, health: node.health, both_paths });
+        } else {
+            fleetwide.unsee(self.id);
         }
         judge(&self.path, link, &self.scheduler.config.health, now)
     }
@@ -428,16 +436,18 @@ impl Watcher {
                 return Ok(());
             }
         }
-        let now = self.now();
-        if node.admission == Admission::Reported && verdict.health == Health::Alive {
-            fleet.store.admit(self.id, node.version, now).await?;
-            fleet.nudge.all();
-            return Ok(());
-        }
         // A dead node stays dead until something of it answers.
         let still_dead =
             node.health == Health::Dead && matches!(verdict.health, Health::Suspect | Health::Unknown);
-        if verdict.health == node.health || still_dead {
+        let is_admitted = node.admission == Admission::Reported && verdict.health == Health::Alive;
+        if !is_admitted && (verdict.health == node.health || still_dead) {
+            return Ok(());
+        }
+        let Some(_turn) = self.turn_to_write(verdict.health).await else { return Ok(()) };
+        let now = self.now();
+        if is_admitted {
+            fleet.store.admit(self.id, node.version, now).await?;
+            fleet.nudge.all();
             return Ok(());
         }
         if verdict.health == Health::Dead {
@@ -460,10 +470,24 @@ impl Watcher {
         Ok(())
     }
 
+    /// A place among the watchers that write. None when the node has to be looked at again first: it is not given up
+    /// for what was seen long ago.
+    async fn turn_to_write(&self, verdict: Health) -> Option<SemaphorePermit<'_>> {
+        let began = Instant::now();
+        let turn = self.scheduler.verdicts.acquire().await.ok()?;
+        let may_be_over = verdict == Health::Dead && began.elapsed() >= self.scheduler.config.keepalive_every;
+        let may_write = !self.stop.is_cancelled() && self.scheduler.may_judge(self.absences, self.now());
+        (may_write && !may_be_over).then_some(turn)
+    }
+
     fn pause(&self, node: &Node) -> Duration {
         let config = &self.scheduler.config;
         match &self.path {
-            SshPath::Failing { .. } if node.health == Health::Dead => jittered(config.dead_probe_every),
+            SshPath::Failing { .. } if node.health == Health::Dead => {
+                // What has been dead for long is asked less often: many such must not keep others waiting.
+                let dead_for = self.now().since(node.health_since);
+                jittered((dead_for / 10).clamp(config.dead_probe_every, DEAD_PROBE_EVERY_MAX))
+            }
             SshPath::Failing { failures, .. } => reprobe_after(*failures),
             SshPath::Untried | SshPath::Up if node.admission == Admission::Pending => PENDING_EVERY,
             SshPath::Untried | SshPath::Up => jittered(config.keepalive_every),

@@ -138,6 +138,20 @@ fn a_node_that_is_known_there_but_has_no_token_here_says_what_to_do() {
     control_plane.wait_until("a link in the end", |world| world.links_taken == 1);
 }
 
+/// A backup was restored there that has another token for this node.
+#[test]
+fn a_node_token_that_was_refused_is_not_kept_for_want_of_another() {
+    let (home, control_plane) = (Home::new(), ControlPlane::start());
+    let agent = home.start(&control_plane.url(), JOIN_TOKEN);
+    control_plane.wait_until("a link", |world| world.links_taken == 1);
+    let known = json!({"message": "known already", "node_id": 1});
+    control_plane.world().instead = vec![(200, known), (401, json!({"detail": "no such token"}))];
+    control_plane.forget();
+    agent.logs("gives its token only once", 1);
+    control_plane.wait_until("a link in the end", |world| world.links_taken == 2);
+    assert_eq!(home.identity()["node_token"], "node-token-2");
+}
+
 #[test]
 fn a_control_plane_whose_database_is_away_is_tried_again() {
     let (home, control_plane) = (Home::new(), ControlPlane::start());

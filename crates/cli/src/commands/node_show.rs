@@ -59,7 +59,9 @@ pub async fn show(context: &Context, args: ShowArgs) -> Result<(), CliError> {
     let value = client.get(&format!("/api/nodes/{}", node.node_id)).await?;
     match context.format {
         Format::Json => output::json(&value),
-        Format::Table => output::data(&details(context.now(), &shape(&value, "node")?, shape(&value, "node")?)),
+        Format::Table => {
+            output::data(&details(context.now(), &shape(&value, "node")?, shape(&value, "node")?))
+        }
     }
 }
 
@@ -83,7 +85,8 @@ fn details(now: Timestamp, node: &Node, more: More) -> String {
         Some(false) => ", it says that sshd does not answer",
         None => "",
     };
-    let agent = (!more.agent.is_empty()).then(|| format!("link {}{}{sshd}", more.agent, since.unwrap_or_default()));
+    let agent =
+        (!more.agent.is_empty()).then(|| format!("link {}{}{sshd}", more.agent, since.unwrap_or_default()));
     fact("agent", agent);
     fact("drain", node.drain.as_ref().map(|drain| drain::progress(drain, now)));
     let until = |until: Option<Timestamp>| until.map(|at| format!(" until {}", output::moment(now, at)));
@@ -91,7 +94,9 @@ fn details(now: Timestamp, node: &Node, more: More) -> String {
     fact(
         "lease",
         Some(match (lease, node.allocated) {
-            (Some(lease), _) => format!("{}{}", lease.rental_id, until(lease.leased_until).unwrap_or_default()),
+            (Some(lease), _) => {
+                format!("{}{}", lease.rental_id, until(lease.leased_until).unwrap_or_default())
+            }
             (None, Some(true)) => "somebody else's".to_owned(),
             (None, _) => "none".to_owned(),
         }),
@@ -100,7 +105,9 @@ fn details(now: Timestamp, node: &Node, more: More) -> String {
     let machine = [
         node.cpu_cores.map(|cores| format!("{cores} cores")),
         node.memory_mb.map(super::nodes::memory),
-        Some(super::nodes::gpus(&node.gpus)).filter(|gpus| !gpus.is_empty()).map(|gpus| format!("{gpus} GPUs")),
+        Some(super::nodes::gpus(&node.gpus))
+            .filter(|gpus| !gpus.is_empty())
+            .map(|gpus| format!("{gpus} GPUs")),
         admin.mac.clone(),
     ];
     fact("machine", Some(machine.into_iter().flatten().collect::<Vec<_>>().join(", ")));
@@ -113,7 +120,10 @@ fn details(now: Timestamp, node: &Node, more: More) -> String {
         fact("versions", Some(format!("{state}: {applied} of {wanted} applied")));
     }
     let failures = admin.reconcile_failures;
-    fact("failures", (failures > 0).then(|| format!("bringing it in order failed {failures} times in a row")));
+    fact(
+        "failures",
+        (failures > 0).then(|| format!("bringing it in order failed {failures} times in a row")),
+    );
     for key in &admin.host_keys {
         fact("host key", Some(fingerprint(key)));
     }
@@ -142,7 +152,7 @@ fn cleaned(report: &Value) -> String {
     let mut table = Table::new(&["LAST CLEANED", "UID", "FOUND AND REMOVED"]);
     let removed = report.get("removed").and_then(Value::as_array).cloned().unwrap_or_default();
     for entry in removed.iter().filter_map(Value::as_object) {
-        let text = |key: &str| entry.get(key).map(|value| plain(value)).unwrap_or_default();
+        let text = |key: &str| entry.get(key).map(plain).unwrap_or_default();
         let rest: Vec<String> = entry
             .iter()
             .filter(|(key, _)| !matches!(key.as_str(), "user" | "uid"))

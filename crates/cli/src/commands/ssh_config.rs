@@ -20,7 +20,7 @@ use orion_domain::names::LeaseName;
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, Read, Write},
     net::{Shutdown, TcpStream},
     os::{
         fd::AsFd,
@@ -108,14 +108,16 @@ pub async fn renew_now(context: &Context, client: &Client) {
 fn own(context: &Context, list: &[Value]) -> Result<Vec<Rental>, CliError> {
     let user = context.session.as_ref().map(|session| session.user.clone()).unwrap_or_default();
     let rentals = list.iter().map(|value| shape::<Rental>(value, "lease")).collect::<Result<Vec<_>, _>>()?;
-    let is_own = |rental: &Rental| user.starts_with('(') || rental.client_user.as_deref() == Some(user.as_str());
+    let is_own =
+        |rental: &Rental| user.starts_with('(') || rental.client_user.as_deref() == Some(user.as_str());
     Ok(rentals.into_iter().filter(is_own).collect())
 }
 
 /// The names by which ssh knows a lease.
 fn patterns(rental: &Rental) -> Vec<String> {
     let name = rental.name.as_ref().filter(|name| name.parse::<LeaseName>().is_ok());
-    let mut patterns: Vec<String> = name.into_iter().flat_map(|name| [name.clone(), format!("{name}.orion")]).collect();
+    let mut patterns: Vec<String> =
+        name.into_iter().flat_map(|name| [name.clone(), format!("{name}.orion")]).collect();
     patterns.push(format!("{}.orion", rental.rental_id));
     patterns
 }
@@ -171,7 +173,9 @@ fn user_config() -> Result<PathBuf, CliError> {
     let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
     match home {
         Some(home) => Ok(home.join(".ssh/config")),
-        None => Err(CliError::failed("no home directory: HOME is not set").hint("set HOME to an absolute path")),
+        None => {
+            Err(CliError::failed("no home directory: HOME is not set").hint("set HOME to an absolute path"))
+        }
     }
 }
 
@@ -231,7 +235,10 @@ pub async fn proxy(context: &Context, args: ProxyArgs) -> Result<(), CliError> {
     let client = context.client()?;
     let rental = ssh::usable(context, &client, &args.lease, args.wait).await?;
     let (Some(host), Some(port)) = (&rental.host_ip, rental.ssh_port) else {
-        return Err(CliError::new(Kind::Unavailable, format!("lease {} has no address now", rental.handle())));
+        return Err(CliError::new(
+            Kind::Unavailable,
+            format!("lease {} has no address now", rental.handle()),
+        ));
     };
     let keys = known_hosts(rental.rental_id, &rental.known_hosts)?;
     context.paths.keep_known_hosts(&context.api, rental.rental_id, &keys)?;
@@ -242,17 +249,30 @@ pub async fn proxy(context: &Context, args: ProxyArgs) -> Result<(), CliError> {
     let node = TcpStream::connect((host.as_str(), port)).map_err(lost)?;
     let _ = node.set_nodelay(true);
     let mut to_node = node.try_clone().map_err(lost)?;
-    // As plain files the kernel itself copies between these pipes and the socket.
     let mut from_ssh = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(lost)?);
     let mut to_ssh = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(lost)?);
     std::thread::spawn(move || {
-        let _ = io::copy(&mut from_ssh, &mut to_node);
+        let _ = carry(&mut from_ssh, &mut to_node);
         let _ = to_node.shutdown(Shutdown::Write);
     });
     // Whether the node or ssh hung up: ssh knows what to say about it.
     let mut from_node = node;
-    let _ = io::copy(&mut from_node, &mut to_ssh);
+    let _ = carry(&mut from_node, &mut to_ssh);
     Ok(())
+}
+
+/// Copies until the end of `from`. Not [`io::copy`]: that uses splice(2) here, which keeps ssh from reading its pipe for
+/// as long as it waits for the socket.
+fn carry(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => to.write_all(&buffer[..length])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]

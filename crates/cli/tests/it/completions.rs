@@ -6,7 +6,8 @@ use std::process::Command;
 
 #[test]
 fn the_bash_script_is_good_bash_and_completes_names_of_leases() {
-    let api = FakeApi::always(200, json!([{"rental_id": 1, "name": "train"}, {"rental_id": 2, "name": "trial"}]));
+    let api =
+        FakeApi::always(200, json!([{"rental_id": 1, "name": "train"}, {"rental_id": 2, "name": "trial"}]));
     let home = Home::logged_in(&api);
     let script = home.run(&["completions", "bash"]);
     assert_eq!(script.code, Some(0), "{script:?}");
@@ -30,7 +31,8 @@ fn the_bash_script_is_good_bash_and_completes_names_of_leases() {
             words[words.len() - 2],
         );
         let mut bash = home.command(&[]);
-        let environment: Vec<_> = bash.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
+        let environment: Vec<_> =
+            bash.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
         bash = Command::new("bash");
         bash.env_clear().args(["--norc", "-c", &program]);
         bash.envs(environment.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))));

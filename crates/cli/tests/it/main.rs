@@ -12,6 +12,7 @@ mod nodes;
 mod rent;
 mod ssh;
 mod up;
+mod webhooks;
 
 use fake_api::FakeApi;
 use std::{

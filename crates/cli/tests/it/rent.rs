@@ -127,14 +127,18 @@ fn ctrl_c_while_waiting_leaves_nothing_behind() {
                 return Answer::Json(200, json!({"message": "Lease released"}));
             }
             if before == 0 || !under_way {
-                return Answer::Json(503, json!({"detail": "none free", "found": 0, "retry_after_s": u64::from(!under_way)}));
+                return Answer::Json(
+                    503,
+                    json!({"detail": "none free", "found": 0, "retry_after_s": u64::from(!under_way)}),
+                );
             }
             // The signal comes while this is being answered.
             std::thread::sleep(std::time::Duration::from_millis(1500));
             Answer::Json(200, reply())
         });
         let home = Home::logged_in(&api);
-        let child = home.command(&["rent", "--hours", "1", "--wait", "--timeout", "1m"]).spawn().expect("it starts");
+        let child =
+            home.command(&["rent", "--hours", "1", "--wait", "--timeout", "1m"]).spawn().expect("it starts");
         let asked = if under_way { 2 } else { 1 };
         let begun = std::time::Instant::now();
         while api.seen().len() < asked && begun.elapsed().as_secs() < 20 {

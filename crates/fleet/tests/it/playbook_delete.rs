@@ -169,6 +169,8 @@ fn links_that_a_tenant_planted_lead_nowhere() {
     for userland in BOTH {
         let node = Node::start(userland);
         let mut alice = created(&node, "alice", 200_017);
+        // A home of root's own: the host's, which lies below, changes while others work there.
+        node.sh("mount -t tmpfs -o mode=700 home /root");
         node.sh("mkdir -p /root/.ssh /srv/victim; echo root-key >/root/.ssh/authorized_keys; echo precious >/srv/victim/file; \
                  chmod 777 /srv/victim; chown root /srv/victim/file");
         let outside = "ls -lanR /root /srv/victim | sed 's/^total.*//'; cat /root/.ssh/authorized_keys /srv/victim/file; stat -c '%u %a' /etc /etc/passwd";

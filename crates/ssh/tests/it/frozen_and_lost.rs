@@ -75,6 +75,40 @@ async fn a_server_that_accepts_and_says_nothing_times_out_at_the_banner() {
     assert_eq!(error.verdict(), Verdict::Silent);
 }
 
+/// With a single place for each kind of dial: a second one of the same kind finds it taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn dials_to_nodes_that_hang_do_not_keep_those_to_others_waiting() {
+    let (hanging, sshd) = (greeter(b"", true).await, Sshd::start(""));
+    let pool = sshd.pool_with(PoolConfig {
+        dials_max: 1,
+        doubtful_dials_max: 1,
+        dial_queue_timeout_ms: 100,
+        banner_timeout_ms: 2000,
+        ..PoolConfig::default()
+    });
+    let node = |node_id| target(node_id, hanging.port);
+    let dial = |node_id| {
+        let (pool, node) = (pool.clone(), node(node_id));
+        tokio::spawn(async move { pool.connect(&node).await.unwrap_err().kind })
+    };
+    let waits = async |count| {
+        until("the hanging node has accepted", Duration::from_secs(5), || {
+            client_sockets_to(hanging.port) == count
+        })
+        .await;
+    };
+    let first = dial(8);
+    waits(1).await;
+    assert_eq!(pool.connect(&sshd.target()).await.unwrap_err().kind, Kind::Busy, "nobody knows yet that it hangs");
+    assert_eq!(first.await.unwrap(), Kind::TimedOut);
+    let again = dial(8);
+    waits(1).await;
+    pool.connect(&sshd.target()).await.unwrap();
+    pool.fresh_handshake(&sshd.target()).await.unwrap();
+    assert!(!again.is_finished(), "the dial to the hanging node was to last longer than those to the other");
+    assert_eq!(again.await.unwrap(), Kind::TimedOut);
+}
+
 #[tokio::test]
 async fn a_stopped_sshd_times_out_at_the_banner_too() {
     let sshd = Sshd::start("");

@@ -20,7 +20,8 @@ pub(super) async fn missing(db: &Db) -> Result<Vec<Finding>> {
         Db::Maria(_) => (named_in(INIT_SQL), of_maria(db).await?),
         Db::Lite { .. } => (of_migrations().await?, of_sqlite(db).await?),
     };
-    let finding = |what: &String| Finding::new(Check::Schema, format!("missing, or not as it should be: {what}"));
+    let finding =
+        |what: &String| Finding::new(Check::Schema, format!("missing, or not as it should be: {what}"));
     Ok(wanted.difference(&found).map(finding).collect())
 }
 
@@ -91,7 +92,9 @@ fn named_in(script: &str) -> BTreeSet<String> {
             ["COLUMN", name, ..] => {
                 names.insert(format!("column {table}.{name}"));
             }
-            [name, _, ..] if name.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte)) => {
+            [name, _, ..]
+                if name.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte)) =>
+            {
                 names.insert(format!("column {table}.{name}"));
             }
             _ => {}

@@ -48,7 +48,8 @@ async fn found_at(world: &World, now: Timestamp) -> Vec<Finding> {
 
 /// The checks that have findings.
 async fn broken(world: &World) -> Vec<Check> {
-    let mut checks: Vec<Check> = found_at(world, at(10)).await.into_iter().map(|finding| finding.check).collect();
+    let mut checks: Vec<Check> =
+        found_at(world, at(10)).await.into_iter().map(|finding| finding.check).collect();
     checks.dedup();
     checks
 }
@@ -73,8 +74,14 @@ async fn a_node_and_a_lease_that_disagree_are_found(world: World) {
     world.sql(&format!("UPDATE nodes SET lease_id = {over} WHERE id = {free}")).await.unwrap();
     let found = found_at(&world, at(10)).await;
     let [finding] = &found[..] else { panic!("{found:?}") };
-    assert_eq!((finding.check, finding.node, finding.lease.map(|id| id.0)), (Check::I1, Some(free), Some(over)));
-    world.sql(&format!("UPDATE nodes SET lease_id = NULL WHERE lease_id IN ({over}, {active})")).await.unwrap();
+    assert_eq!(
+        (finding.check, finding.node, finding.lease.map(|id| id.0)),
+        (Check::I1, Some(free), Some(over))
+    );
+    world
+        .sql(&format!("UPDATE nodes SET lease_id = NULL WHERE lease_id IN ({over}, {active})"))
+        .await
+        .unwrap();
     // Its node looks free and would be given away.
     assert_eq!(broken(&world).await, [Check::I1, Check::I7]);
 }
@@ -94,7 +101,10 @@ async fn two_leases_on_a_node_are_found_where_the_schema_no_longer_refuses_them(
     world.sql(&twice).await.unwrap();
     let found = found_at(&world, at(10)).await;
     assert!(found.iter().any(|f| f.check == Check::I1 && f.what == "2 leases have it"), "{found:?}");
-    assert!(found.iter().any(|f| f.check == Check::Schema && f.what.contains("leases_occupies_node")), "{found:?}");
+    assert!(
+        found.iter().any(|f| f.check == Check::Schema && f.what.contains("leases_occupies_node")),
+        "{found:?}"
+    );
 }
 
 async fn a_lease_whose_history_or_node_is_wrong_is_found(world: World) {
@@ -116,7 +126,8 @@ async fn a_lease_past_its_end_is_found(world: World) {
 
 async fn a_state_without_its_event_is_found(world: World) {
     let (free, active, over) = used(&world).await;
-    for (kind, id, column) in [("lease.active", active, "lease"), ("lease.ended", over, "lease"), ("node.alive", free.0, "node")]
+    for (kind, id, column) in
+        [("lease.active", active, "lease"), ("lease.ended", over, "lease"), ("node.alive", free.0, "node")]
     {
         let sql = format!("UPDATE events SET kind = 'x.{kind}' WHERE {column}_id = {id} AND kind = '{kind}'");
         world.sql(&sql).await.unwrap();
@@ -146,7 +157,10 @@ async fn a_secret_that_should_be_gone_or_sealed_is_found(world: World) {
         (
             format!(
                 "INSERT INTO sealed_values (name, sealed) VALUES ('k', X'{}')",
-                "-----BEGIN OPENSSH PRIVATE KEY-----b3BlbnNz".bytes().map(|b| format!("{b:02X}")).collect::<String>()
+                "-----BEGIN OPENSSH PRIVATE KEY-----b3BlbnNz"
+                    .bytes()
+                    .map(|b| format!("{b:02X}"))
+                    .collect::<String>()
             ),
             "DELETE FROM sealed_values".to_owned(),
         ),
@@ -187,36 +201,53 @@ async fn versions_and_uids_that_went_backwards_are_found(world: World) {
 
 async fn work_that_does_not_go_on_is_found(world: World) {
     let (free, active, _) = used(&world).await;
-    let clean = format!("UPDATE nodes SET applied_version = desired_version, reconcile_failures = 0, \
-                         claim_token = NULL, claimed_until = NULL WHERE id = {free}");
-    world.sql(&format!("UPDATE nodes SET desired_version = desired_version + 1 WHERE id = {free}")).await.unwrap();
+    let clean = format!(
+        "UPDATE nodes SET applied_version = desired_version, reconcile_failures = 0, \
+                         claim_token = NULL, claimed_until = NULL WHERE id = {free}"
+    );
+    world
+        .sql(&format!("UPDATE nodes SET desired_version = desired_version + 1 WHERE id = {free}"))
+        .await
+        .unwrap();
     assert_eq!(broken(&world).await, [], "it has just become dirty");
-    let later: Vec<Check> = found_at(&world, at(200)).await.into_iter().map(|finding| finding.check).collect();
+    let later: Vec<Check> =
+        found_at(&world, at(200)).await.into_iter().map(|finding| finding.check).collect();
     assert_eq!(later, [Check::Stuck]);
     world.sql(&clean).await.unwrap();
     world.sql(&format!("UPDATE nodes SET reconcile_failures = 10 WHERE id = {free}")).await.unwrap();
     assert_eq!(broken(&world).await, [Check::Stuck]);
     world.sql(&clean).await.unwrap();
-    let claim = format!("UPDATE nodes SET claim_token = 'x', claimed_until = {} WHERE id = {free}", at(20).as_micros());
+    let claim = format!(
+        "UPDATE nodes SET claim_token = 'x', claimed_until = {} WHERE id = {free}",
+        at(20).as_micros()
+    );
     world.sql(&claim).await.unwrap();
     assert_eq!(broken(&world).await, [], "somebody works on it");
-    let later: Vec<Check> = found_at(&world, at(200)).await.into_iter().map(|finding| finding.check).collect();
+    let later: Vec<Check> =
+        found_at(&world, at(200)).await.into_iter().map(|finding| finding.check).collect();
     assert_eq!(later, [Check::Claims]);
     world.sql(&clean).await.unwrap();
     let releasing = "{\"why\":\"released\"}";
     world
-        .sql(&format!("UPDATE leases SET state = 'releasing', state_reason = '{releasing}' WHERE id = {active}"))
+        .sql(&format!(
+            "UPDATE leases SET state = 'releasing', state_reason = '{releasing}' WHERE id = {active}"
+        ))
         .await
         .unwrap();
-    world.sql(&format!("UPDATE events SET kind = 'lease.releasing' WHERE lease_id = {active}")).await.unwrap();
+    world
+        .sql(&format!("UPDATE events SET kind = 'lease.releasing' WHERE lease_id = {active}"))
+        .await
+        .unwrap();
     assert_eq!(broken(&world).await, [], "it takes its time");
-    let later: Vec<Check> = found_at(&world, at(700)).await.into_iter().map(|finding| finding.check).collect();
+    let later: Vec<Check> =
+        found_at(&world, at(700)).await.into_iter().map(|finding| finding.check).collect();
     assert_eq!(later, [Check::Stuck]);
 }
 
 async fn what_the_schema_lacks_is_found(world: World) {
     used(&world).await;
-    let drop = if world.is_maria() { "ALTER TABLE events DROP INDEX events_at" } else { "DROP INDEX events_at" };
+    let drop =
+        if world.is_maria() { "ALTER TABLE events DROP INDEX events_at" } else { "DROP INDEX events_at" };
     world.sql(drop).await.unwrap();
     let found = found_at(&world, at(10)).await;
     let [finding] = &found[..] else { panic!("{found:?}") };

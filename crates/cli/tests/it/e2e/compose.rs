@@ -136,7 +136,8 @@ pub async fn until_offered(admin: &User, count: usize, patience: Duration) {
         let nodes = admin.try_send(Method::GET, "/api/nodes", None, None).await?.body;
         let list = nodes.as_array().cloned().unwrap_or_default();
         let offered = list.iter().filter(|node| node["offerable"] == true).count();
-        if offered == count { Ok(()) } else { Err(nodes.to_string()) }
+        let seen = |node: &Value| [&node["hostname"], &node["status"], &node["reason"]].map(Value::to_string).join(" ");
+        if offered == count { Ok(()) } else { Err(list.iter().map(seen).collect::<Vec<_>>().join(", ")) }
     })
     .await;
 }

@@ -17,6 +17,7 @@ mod deadlines;
 mod doctor;
 mod drain;
 mod misfits;
+mod observability;
 mod plain_ssh;
 mod programs;
 mod refusals;

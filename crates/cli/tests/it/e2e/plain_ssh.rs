@@ -25,7 +25,8 @@ async fn plain_ssh_and_scp_follow_a_lease_by_its_name_without_a_new_configuratio
     let blocks = std::fs::read_to_string(home.config("ssh_config")).expect("rent wrote it");
     let run = |program: &str, arguments: &[&str]| {
         let mut command: Command = home.command(&[]);
-        let path = command.get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, value)| value).map(Into::into);
+        let path =
+            command.get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, value)| value).map(Into::into);
         let path: std::ffi::OsString = path.expect("a PATH");
         command = Command::new(program);
         command.arg("-F").arg(&config).args(["-o", "BatchMode=yes"]).args(arguments);
