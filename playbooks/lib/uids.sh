@@ -24,6 +24,8 @@ refuse_used_uid() {
 remember_uid() {
   if [ "$1" -le "$highest_uid" ]; then return 0; fi
   if [ ! -d /var/lib/orion ]; then mkdir -p /var/lib/orion || return; fi
+  # On the disk before it counts: after a power cut the name must not stand for an empty file.
   printf '%s %s\n' "$1" "$2" >/var/lib/orion/.highest_uid.new &&
+    { sync /var/lib/orion/.highest_uid.new 2>/dev/null || :; } &&
     mv -f /var/lib/orion/.highest_uid.new /var/lib/orion/highest_uid
 }

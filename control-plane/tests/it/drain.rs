@@ -78,7 +78,12 @@ async fn a_drain_is_seen_by_all_and_its_leases_by_admins(api: Api) {
     assert_eq!(drain["leases"], json!([lease]));
     for token in [&owner, &other, &admin] {
         let one = api.get(&format!("/api/nodes/{node}"), token).await.expect(200);
-        assert_eq!(one, api.get("/api/nodes", token).await.expect(200)[0], "a list shows the same");
+        let mut without_history = one.clone();
+        if let Some(admin) = without_history["admin"].as_object_mut() {
+            admin.remove("events");
+        }
+        let listed = &api.get("/api/nodes", token).await.expect(200)[0];
+        assert_eq!(&without_history, listed, "a list shows the same");
         assert_eq!((&one["status"], &one["status_reason"]), (&json!("draining"), &json!("disk swap")));
         assert_eq!(one["offerable"], false);
         let seen = &one["drain"];

@@ -70,7 +70,10 @@ mod tests {
     #[test]
     fn a_memory_is_read_line_by_line_and_what_is_missing_is_nothing() {
         let memory = |epoch, highest_uid| NodeMemory { epoch, highest_uid };
-        assert_eq!(read_memory(b"1763690000000\n200017 01K0000000000000000000000A\n"), memory(1_763_690_000_000, 200_017));
+        assert_eq!(
+            read_memory(b"1763690000000\n200017 01K0000000000000000000000A\n"),
+            memory(1_763_690_000_000, 200_017)
+        );
         assert_eq!(read_memory(b"200017 01K0000000000000000000000A\n"), memory(0, 200_017));
         assert_eq!(read_memory(b"77\n"), memory(77, 0));
         assert_eq!(read_memory(b""), memory(0, 0));

@@ -23,6 +23,9 @@ const AT_ONCE: u32 = 500;
 const DELIVERED_KEPT: Duration = Duration::from_secs(3 * 24 * 3600);
 /// How long what was given up is shown.
 const GIVEN_UP_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long a delivery may wait, however often it was tried: a receiver that hangs gets few tries a day, and what is
+/// days old helps nobody.
+const WAITED_MAX: Duration = Duration::from_secs(30 * 3600);
 
 /// How far a delivery is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,7 +278,8 @@ impl Store {
         Ok(tallies)
     }
 
-    /// Forgets deliveries that were over long ago, and those of webhooks that are gone.
+    /// Forgets deliveries that were over long ago, and those of webhooks that are gone; gives up what has waited for
+    /// too long.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -287,7 +291,27 @@ impl Store {
         while self.delete_deliveries(old, vals![given_up]).await? > 0 {}
         let orphaned = "state = 'pending' AND webhook_id NOT IN (SELECT id FROM webhooks)";
         while self.delete_deliveries(orphaned, vals![]).await? > 0 {}
+        while self.give_up_waiting(now).await? > 0 {}
         Ok(())
+    }
+
+    /// Gives up some of the deliveries that have waited for too long, and says how many.
+    async fn give_up_waiting(&self, now: Timestamp) -> Result<usize, StoreError> {
+        let sql = format!(
+            "SELECT id FROM webhook_deliveries \
+             WHERE state = 'pending' AND claim_token IS NULL AND created_at < ? LIMIT {AT_ONCE}"
+        );
+        let rows = self.db.all::<(i64,)>(AssertSqlSafe(sql), vals![now.minus(WAITED_MAX)]).await?;
+        transaction!(&self.db, |tx| {
+            for (id,) in &rows {
+                let sql = "UPDATE webhook_deliveries SET state = 'given_up', done_at = ?, \
+                           error = COALESCE(error, 'its turn did not come for too long') \
+                           WHERE id = ? AND state = 'pending' AND claim_token IS NULL";
+                tx.exec(sql, vals![now, *id]).await?;
+            }
+            Ok(())
+        })?;
+        Ok(rows.len())
     }
 
     /// Deletes some of the deliveries that `which` means, and says how many.

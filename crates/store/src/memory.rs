@@ -329,13 +329,8 @@ async fn renew_uid(
         return Err(Fault::Retry(format!("lease {id} changed meanwhile")));
     }
     let data = json!({ "from": lease.account.uid, "to": uid, "seen_by_node": highest });
-    let event = NewEvent {
-        kind: "lease.new_uid",
-        lease: Some(id),
-        node: Some(node),
-        user: Some(lease.user),
-        data,
-    };
+    let event =
+        NewEvent { kind: "lease.new_uid", lease: Some(id), node: Some(node), user: Some(lease.user), data };
     tx.tell(&[event], now).await?;
     renewed(tx, claim, now).await
 }

@@ -107,7 +107,7 @@ impl Tx {
         Ok(candidates)
     }
 
-    /// Gives a free node to a lease and claims it; with `seen` only if it still has that version. None when it is
+    /// Gives a free node to a lease and claims it; with `seen` only if nobody had it since that epoch. None when it is
     /// free no more.
     pub(crate) async fn occupy(
         &mut self,
@@ -117,7 +117,7 @@ impl Tx {
         now: Timestamp,
     ) -> Result<Option<String>> {
         let token = new_ulid(now);
-        let as_seen = if seen.is_some() { "AND version = ?" } else { "" };
+        let as_seen = if seen.is_some() { "AND epoch = ?" } else { "" };
         let sql = format!(
             "UPDATE nodes SET lease_id = ?, desired_version = desired_version + 1, epoch = epoch + 1, \
              claimed_by = ?, claim_token = ?, claimed_until = ?, version = version + 1, changed_at = ? \
@@ -323,7 +323,7 @@ async fn place(
         }
         next = uid + 1;
         let lease = insert_lease(tx, request, NodeId(node.id), account, name, uid).await?;
-        let seen = (NodeId(node.id), Some(node.version));
+        let seen = (NodeId(node.id), Some(node.epoch));
         let Some(token) = tx.occupy(seen, lease.id, claimer, now).await? else {
             return Err(GiveUp::Missed(format!("node {} was taken meanwhile", node.id)));
         };

@@ -116,7 +116,8 @@ impl Store {
             }
             let sql = "UPDATE sqlite_sequence SET seq = MAX(seq, ?) WHERE name = ?";
             if tx.exec(sql, vals![next - 1, table]).await? == 0 {
-                tx.exec("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", vals![table, next - 1]).await?;
+                tx.exec("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", vals![table, next - 1])
+                    .await?;
             }
             Ok(())
         })?)

@@ -22,6 +22,8 @@ pub async fn run(scheduler: Scheduler) {
             Some(true) => {
                 if let Err(error) = look(&scheduler, &mut known).await {
                     tracing::warn!(%error, "it could not be looked whether what must hold does");
+                    // An old figure would look like a new one.
+                    scheduler.fleet.metrics.examined(None);
                 }
                 EVERY
             }

@@ -107,7 +107,11 @@ impl Report {
                 ("boot_id", [boot_id]) => inventory.boot_id = (*boot_id).to_owned(),
                 ("highest_uid", [uid]) => inventory.highest_uid = seen_uid(uid).ok_or_else(wrong)?,
                 ("epoch", [epoch]) => inventory.epoch = seen_epoch(epoch).ok_or_else(wrong)?,
-                ("account" | "leasefile" | "deadline" | "process" | "subid" | "boot_id" | "highest_uid" | "epoch", _) => {
+                (
+                    "account" | "leasefile" | "deadline" | "process" | "subid" | "boot_id" | "highest_uid"
+                    | "epoch",
+                    _,
+                ) => {
                     return Err(wrong());
                 }
                 (_, _) => {}

@@ -86,7 +86,8 @@ fn what_a_broken_disk_left_in_the_file_is_nothing_and_is_repaired() {
     for userland in BOTH {
         let node = Node::start(userland);
         node.sh("mkdir -p /var/lib/orion");
-        for (number, junk) in ["", "junk", "99999999999 X", "-5 X", "2000 17 X", "*"].into_iter().enumerate() {
+        for (number, junk) in ["", "junk", "99999999999 X", "-5 X", "2000 17 X", "*"].into_iter().enumerate()
+        {
             node.sh(&format!("printf '%s' '{junk}' >/var/lib/orion/highest_uid"));
             let uid = 200_100 + u32::try_from(number).expect("few");
             let account = new_lease("alice", uid);

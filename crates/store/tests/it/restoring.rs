@@ -45,7 +45,13 @@ async fn events(world: &World, kind: &str) -> i64 {
     world.count(&format!("SELECT COUNT(*) FROM events WHERE kind = '{kind}'")).await
 }
 
-async fn compare(world: &World, node: NodeId, epoch: u64, highest_uid: u32, now: Timestamp) -> MemoryCompared {
+async fn compare(
+    world: &World,
+    node: NodeId,
+    epoch: u64,
+    highest_uid: u32,
+    now: Timestamp,
+) -> MemoryCompared {
     world.store.compare_memory(node, NodeMemory { epoch, highest_uid }, UIDS, now).await.unwrap()
 }
 
@@ -237,7 +243,8 @@ async fn a_node_that_remembers_what_cannot_be_is_not_believed(world: World) {
     for highest in [UIDS.last, u32::MAX, uid + 1_000_000] {
         let why = impossible(compare(&world, node, 0, highest, at(0)).await);
         assert!(why.contains("after-restore") && why.contains("/var/lib/orion/highest_uid"), "{why}");
-        let renewed = world.store.renew_uid(&placed.claim, placed.lease.id, highest, UIDS, at(0)).await.unwrap();
+        let renewed =
+            world.store.renew_uid(&placed.claim, placed.lease.id, highest, UIDS, at(0)).await.unwrap();
         assert!(matches!(renewed, ClaimRenewed::Impossible(_)), "{renewed:?}");
     }
     let renewed = world.store.renew_epoch(&placed.claim, far, at(0)).await.unwrap();

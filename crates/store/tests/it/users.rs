@@ -85,10 +85,10 @@ async fn replicas_that_start_at_once_share_one_sealed_key(world: World) {
 }
 
 async fn settings_are_replaced(world: World) {
-    assert_eq!(world.store.get_setting("brake").await.unwrap(), None);
+    assert_eq!(world.store.get_setting("motd").await.unwrap(), None);
     for value in ["{}", "{\"reason\":\"né\"}"] {
-        world.store.put_setting("brake", value).await.unwrap();
-        assert_eq!(world.store.get_setting("brake").await.unwrap().as_deref(), Some(value));
+        world.store.put_setting("motd", value).await.unwrap();
+        assert_eq!(world.store.get_setting("motd").await.unwrap().as_deref(), Some(value));
     }
 }
 

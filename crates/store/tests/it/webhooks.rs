@@ -19,7 +19,7 @@ on_both!(
     one_webhook_with_many_due_hides_no_other,
     a_test_goes_to_one_webhook_only,
     a_position_never_goes_back,
-    what_is_over_long_ago_is_forgotten_and_what_is_not_sent_stays,
+    what_is_over_long_ago_is_forgotten_and_what_waits_for_days_is_given_up,
     a_tail_goes_on_where_everything_was_settled,
 );
 
@@ -202,7 +202,7 @@ async fn a_position_never_goes_back(world: World) {
     assert_eq!(positions, [500, 400]);
 }
 
-async fn what_is_over_long_ago_is_forgotten_and_what_is_not_sent_stays(world: World) {
+async fn what_is_over_long_ago_is_forgotten_and_what_waits_for_days_is_given_up(world: World) {
     let hook = hook(&world, 1).await;
     let delivered = delivery(&world, hook.id, 1).await;
     let done = claim(&world, delivered, 2).await.unwrap();
@@ -228,7 +228,8 @@ async fn what_is_over_long_ago_is_forgotten_and_what_is_not_sent_stays(world: Wo
     assert_eq!(world.count("SELECT COUNT(*) FROM webhook_deliveries WHERE webhook_id = 77").await, 0);
     assert_eq!(kept(4).await, HashSet::from([given_up, waiting]));
     assert_eq!(kept(31).await, HashSet::from([waiting]));
-    assert_eq!(kept(300).await, HashSet::from([waiting]));
+    assert_eq!(seen(&world, waiting).await.state, DeliveryState::GivenUp);
+    assert_eq!(kept(33).await, HashSet::new());
 }
 
 async fn a_tail_goes_on_where_everything_was_settled(world: World) {

@@ -82,7 +82,16 @@ impl Caddy {
     /// curl with the authority alone as what it trusts: the status (0: none) and the body.
     fn curl(&self, arguments: &[&str]) -> (u16, String) {
         let output = Command::new("curl")
-            .args(["--silent", "--max-time", "20", "--noproxy", "*", "--write-out", "\n%{http_code}", "--cacert"])
+            .args([
+                "--silent",
+                "--max-time",
+                "20",
+                "--noproxy",
+                "*",
+                "--write-out",
+                "\n%{http_code}",
+                "--cacert",
+            ])
             .arg(self.authority())
             .args(arguments)
             .output()
@@ -190,7 +199,8 @@ impl Feed {
 
     /// Takes one block of the text; comments and marks of progress give nothing.
     fn next_in_text(&mut self) -> Option<Value> {
-        let (block, rest) = self.text.split_once("\n\n").map(|(block, rest)| (block.to_owned(), rest.to_owned()))?;
+        let (block, rest) =
+            self.text.split_once("\n\n").map(|(block, rest)| (block.to_owned(), rest.to_owned()))?;
         self.text = rest;
         let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         self.last = field("id:")?.parse().expect("a number");
@@ -216,7 +226,8 @@ async fn a_lease_lives_behind_caddy_and_a_killed_replica_stops_nobody() {
     let password = services.admin_password().to_owned();
     let admin = caddy.anyone().logged_in("admin", &password).await;
     let token = admin.post("/api/tokens", json!({ "note": "tests" })).await.expect(201);
-    let agent = Agent::new(&program("orion-agent"), caddy.https_port, token["token"].as_str().expect("a token"));
+    let agent =
+        Agent::new(&program("orion-agent"), caddy.https_port, token["token"].as_str().expect("a token"));
     workers.set_agent(agent.over_tls(&caddy.authority()).setting("ORION_REFUSED_RETRY_S", "1"));
     workers.grow_to(2);
     until_linked(&admin, 2).await;

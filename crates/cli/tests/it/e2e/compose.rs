@@ -12,7 +12,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
 };
@@ -136,7 +136,9 @@ pub async fn until_offered(admin: &User, count: usize, patience: Duration) {
         let nodes = admin.try_send(Method::GET, "/api/nodes", None, None).await?.body;
         let list = nodes.as_array().cloned().unwrap_or_default();
         let offered = list.iter().filter(|node| node["offerable"] == true).count();
-        let seen = |node: &Value| [&node["hostname"], &node["status"], &node["reason"]].map(Value::to_string).join(" ");
+        let seen = |node: &Value| {
+            [&node["hostname"], &node["status"], &node["reason"]].map(Value::to_string).join(" ")
+        };
         if offered == count { Ok(()) } else { Err(list.iter().map(seen).collect::<Vec<_>>().join(", ")) }
     })
     .await;
@@ -205,7 +207,8 @@ async fn a_tenant_is_shut_in(stack: &Stack, ticket: &Ticket) {
     };
     let database = addresses("orion_mariadb_1");
     let front = format!("{}.1.2", stack.docker.network());
-    let reach = |host: &str, port: u16| format!("timeout 2 bash -c '</dev/tcp/{host}/{port}' 2>/dev/null; echo $?");
+    let reach =
+        |host: &str, port: u16| format!("timeout 2 bash -c '</dev/tcp/{host}/{port}' 2>/dev/null; echo $?");
     let caddy = "orion.localhost";
     for (host, port, open) in [(database.trim(), 3306, false), (&front, 443, false), (caddy, 443, true)] {
         let code = ticket.by_password().run(&reach(host, port)).await.expect("a shell");
@@ -217,7 +220,8 @@ async fn a_tenant_is_shut_in(stack: &Stack, ticket: &Ticket) {
     let worker = container_at(stack, &ticket.host_ip);
     let limits = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}} {{.HostConfig.Privileged}}";
     assert_eq!(stack.inspect(&worker, limits), "1073741824 1000000000 512 false");
-    let memory = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || true";
+    let memory =
+        "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || true";
     assert_eq!(stack.inside(&worker, &["sh", "-c", memory]).trim(), "1073741824");
     // tail keeps what it may have to show: 1.2 GB, in 1 GiB.
     let too_much = "head -c 1200000000 /dev/zero | tail -c 1200000000 >/dev/null; echo ${PIPESTATUS[1]}";
@@ -234,7 +238,9 @@ fn nothing_is_left(stack: &Stack, container: &str) {
 
 /// Nobody is root who need not be, nobody may do what it does not do, and no secret is where it can be read.
 fn the_containers_are_no_more_than_they_must_be(stack: &Stack) {
-    for service in ["orion_control-plane-1_1", "orion_control-plane-2_1", "orion_scheduler_1", "orion_scheduler_2"] {
+    for service in
+        ["orion_control-plane-1_1", "orion_control-plane-2_1", "orion_scheduler_1", "orion_scheduler_2"]
+    {
         assert_eq!(stack.inside(service, &["id", "-u"]).trim(), "10001", "{service}");
         let rights = "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.CapAdd}}";
         assert_eq!(stack.inspect(service, rights), "true [ALL] []", "{service}");
@@ -249,7 +255,8 @@ fn the_containers_are_no_more_than_they_must_be(stack: &Stack) {
     let mut secrets: Vec<String> = names.iter().map(|name| stack.secret(name)).collect();
     secrets.push(join_token.trim().to_owned());
     let containers = stack.docker.run(&["ps", "--all", "--quiet"]);
-    let mut shown = stack.docker.run(&[&["inspect"], &containers.split_whitespace().collect::<Vec<_>>()[..]].concat());
+    let mut shown =
+        stack.docker.run(&[&["inspect"], &containers.split_whitespace().collect::<Vec<_>>()[..]].concat());
     for image in ["control-plane", "scheduler", "worker"] {
         shown += &stack.docker.run(&["history", "--no-trunc", &format!("orion/{image}")]);
         shown += &stack.docker.run(&["inspect", &format!("orion/{image}")]);
@@ -283,4 +290,46 @@ async fn identities(admin: &User) -> BTreeSet<String> {
     let nodes = admin.get("/api/nodes").await.expect(200);
     let nodes = nodes.as_array().expect("a list");
     nodes.iter().map(|node| format!("{} {}", node["node_id"], node["hostname"])).collect()
+}
+
+/// The images' own build stage cannot run here (its compiler comes from a registry); this is what could break it
+/// unseen: a file that a program is made of, and that `.dockerignore` keeps away.
+#[test]
+fn what_the_programs_are_made_of_is_in_the_build_context() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository");
+    let ignore = fs::read_to_string(root.join(".dockerignore")).expect("a file");
+    let sent: BTreeSet<&str> = ignore.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("a file");
+    let members =
+        manifest.split_once("members = [").and_then(|(_, rest)| rest.split_once(']')).expect("members").0;
+    let members: Vec<&str> = members.split('"').skip(1).step_by(2).collect();
+    let mut looked_at = 0;
+    for source in members.iter().flat_map(|member| rust_files(&root.join(member).join("src"))) {
+        let text = fs::read_to_string(&source).expect("a file");
+        for (_, rest) in
+            text.match_indices("include_str!(\"").map(|(at, found)| (at, &text[at + found.len()..]))
+        {
+            let named = rest.split('"').next().expect("a path");
+            let file = source.parent().expect("a directory").join(named).canonicalize().expect("it is there");
+            let inside = file.strip_prefix(&root).expect("a file of the repository");
+            let top = inside.components().next().expect("a name").as_os_str().to_str().expect("a name");
+            assert!(sent.contains(top), "{} is made of {}", source.display(), inside.display());
+            looked_at += 1;
+        }
+    }
+    for member in members {
+        assert!(sent.contains(member.split('/').next().expect("a name")), "{member} is not sent");
+    }
+    assert!(looked_at > 5, "{looked_at} files that programs are made of: the search finds nothing");
+}
+
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("readable").path());
+    entries
+        .flat_map(|path| match path.is_dir() {
+            true => rust_files(&path),
+            false => vec![path],
+        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
 }

@@ -118,7 +118,8 @@ fn static_agent() -> TempDir {
         .output();
     succeeded(built.expect("cargo starts"));
     let agent = target.join(triple).join("debug/orion-agent");
-    let headers = succeeded(Command::new("readelf").arg("--program-headers").arg(&agent).output().expect("binutils"));
+    let headers =
+        succeeded(Command::new("readelf").arg("--program-headers").arg(&agent).output().expect("binutils"));
     assert!(!headers.contains("INTERP"), "it asks for a dynamic loader: {headers}");
     let directory = tempfile::tempdir().expect("a temporary directory");
     fs::copy(agent, directory.path().join("orion-agent-static")).expect("a file is copied");
@@ -143,14 +144,20 @@ async fn workers_as_containers_are_leased_and_fail_like_machines() {
     let ticket = dora.rent(json!({ "duration_hours": 1, "tags": ["worker"] })).await.remove(0);
     assert_eq!(ticket.by_password().run("touch /tmp/mine; id -un").await.as_deref(), Ok("dora\n"));
     let mut at = json!(ticket.host_ip);
-    for (fault, end, seen) in
-        [("--freeze", "--thaw", "frozen"), ("--cut", "--uncut", "running,cut"), ("--kill", "--start", "stopped")]
-    {
+    for (fault, end, seen) in [
+        ("--freeze", "--thaw", "frozen"),
+        ("--cut", "--uncut", "running,cut"),
+        ("--kill", "--start", "stopped"),
+    ] {
         let worker = containers.holder(&at);
         containers.fault(fault, worker);
         assert_eq!(containers.state(worker), seen);
         let moved = dora.until_moved(ticket.rental_id, at.as_str().expect("an address")).await;
-        assert_eq!(dora.login_now(&ticket).await.run("id -un").await.as_deref(), Ok("dora\n"), "after {fault}");
+        assert_eq!(
+            dora.login_now(&ticket).await.run("id -un").await.as_deref(),
+            Ok("dora\n"),
+            "after {fault}"
+        );
         containers.fault(end, worker);
         assert_eq!(containers.state(worker), "running");
         containers.until_clean(worker).await;
@@ -169,7 +176,8 @@ async fn workers_as_containers_are_leased_and_fail_like_machines() {
 /// BusyBox's tools, an sshd without PAM, and the agent that brings all it needs.
 async fn a_system_without_glibc_is_leased(containers: &Containers<'_>, user: &User) {
     let key = KeyPair::generate();
-    let wanted = json!({ "duration_hours": 1, "tags": ["worker-alpine"], "ssh_public_key": key.public_line() });
+    let wanted =
+        json!({ "duration_hours": 1, "tags": ["worker-alpine"], "ssh_public_key": key.public_line() });
     let ticket = user.rent(wanted).await.remove(0);
     assert_eq!(containers.holder(&json!(ticket.host_ip)), "otd3");
     let left_running = "id -un; readlink -f /bin/sh; setsid sleep 3000 </dev/null >/dev/null 2>&1 &";
@@ -177,7 +185,8 @@ async fn a_system_without_glibc_is_leased(containers: &Containers<'_>, user: &Us
     assert_eq!(ticket.by_key(&key).run("touch /tmp/mine; id -un").await.as_deref(), Ok("dora\n"));
     // Names are found without the libraries by which glibc does it elsewhere: by DNS, and in /etc/hosts.
     for name in ["otd1", "localhost"] {
-        let facts = containers.sh("otd3", &format!("orion-agent facts --insecure-http --api http://{name}:1"));
+        let facts =
+            containers.sh("otd3", &format!("orion-agent facts --insecure-http --api http://{name}:1"));
         assert!(facts.contains("\"hostname\""), "{name}: {facts}");
     }
     user.release(ticket.rental_id).await;

@@ -229,7 +229,11 @@ async fn an_older_backup_is_restored(database: Database, course: Course) {
     let events = system.events().await;
     let raised = (count(&events, "uids.raised") > 0, count(&events, "node.epoch_raised") > 0);
     assert_eq!(count(&events, "database.restored"), usize::from(course.settled));
-    assert_eq!(raised, (!course.settled, !course.settled), "what `after-restore` raised need not be raised again");
+    assert_eq!(
+        raised,
+        (!course.settled, !course.settled),
+        "what `after-restore` raised need not be raised again"
+    );
     assert_eq!(count(&events, "node.quarantined"), 0);
 }
 
