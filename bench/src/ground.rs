@@ -9,15 +9,12 @@ use crate::{
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use orion_domain::{
-    Clock as _, Secret, SystemClock, Timestamp, UserId,
-    lease::OnNodeLoss,
-    names::Port,
-    node::Facts,
+    Clock as _, Secret, SystemClock, Timestamp, UserId, lease::OnNodeLoss, names::Port, node::Facts,
 };
 use orion_service::{keys::Keys, sealed::MasterKey};
 use orion_store::{
-    CreateUser, NewAccount, PlaceOutcome, PlaceRequest, Placement, RegisterNode, RegisterOutcome, Role, Store,
-    StoreConfig,
+    CreateUser, NewAccount, PlaceOutcome, PlaceRequest, Placement, RegisterNode, RegisterOutcome, Role,
+    Store, StoreConfig,
 };
 use orion_testkit::{MariaDb, random_word};
 use sqlx::{MySqlPool, mysql::MySqlPoolOptions};

@@ -37,10 +37,8 @@ pub async fn serve(options: &Serve) -> Result<(), Broken> {
     let url = std::env::var("BENCH_DATABASE_URL").context("BENCH_DATABASE_URL")?;
     let pool = MySqlPoolOptions::new().max_connections(options.connections).connect(&url).await;
     let pool = pool.context("the database")?;
-    let routes = Router::new()
-        .route("/rentals/{user}", get(rentals))
-        .route("/health", get(health))
-        .with_state(pool);
+    let routes =
+        Router::new().route("/rentals/{user}", get(rentals)).route("/health", get(health)).with_state(pool);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("listening")?;
     println!("{}", listener.local_addr().context("the port")?.port());
     axum::serve(listener, routes).await.context("serving")

@@ -41,8 +41,9 @@ type Claimed = (i64, String, i64, String, i64);
 
 async fn try_skip_locked(pool: &MySqlPool, user: i64, uid: i64, now_us: i64) -> Result<i64, sqlx::Error> {
     let mut tx = pool.begin().await?;
-    let sql =
-        format!("SELECT id, addr, ssh_port, host_keys, epoch FROM nodes WHERE {FREE} LIMIT 1 FOR UPDATE SKIP LOCKED");
+    let sql = format!(
+        "SELECT id, addr, ssh_port, host_keys, epoch FROM nodes WHERE {FREE} LIMIT 1 FOR UPDATE SKIP LOCKED"
+    );
     let (node, ..): Claimed =
         sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(now_us).fetch_one(&mut *tx).await?;
     let lease = sqlx::query(

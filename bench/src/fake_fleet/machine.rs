@@ -127,9 +127,13 @@ impl Machine {
 
     fn create(&mut self, user: &str, uid: &str, ulid: &str, is_new: bool) -> Answer {
         let Ok(uid) = uid.parse::<u32>() else { return Answer::failed(64, "::bad uid\n") };
-        let used = self.highest.as_ref().filter(|(highest, of)| uid < *highest || (uid == *highest && ulid != of));
+        let used =
+            self.highest.as_ref().filter(|(highest, of)| uid < *highest || (uid == *highest && ulid != of));
         if let Some((highest, _)) = used.filter(|_| is_new) {
-            return Answer::failed(68, format!("::report highest_uid {highest}\n::why the uid {uid} was used\n"));
+            return Answer::failed(
+                68,
+                format!("::report highest_uid {highest}\n::why the uid {uid} was used\n"),
+            );
         }
         let taken = self.accounts.iter().any(|(held, name)| (*held == uid) != (name == user));
         if taken {

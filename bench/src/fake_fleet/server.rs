@@ -365,7 +365,11 @@ impl Player {
 impl server::Handler for Player {
     type Error = russh::Error;
 
-    async fn auth_openssh_certificate(&mut self, user: &str, shown: &Certificate) -> Result<Auth, Self::Error> {
+    async fn auth_openssh_certificate(
+        &mut self,
+        user: &str,
+        shown: &Certificate,
+    ) -> Result<Auth, Self::Error> {
         let is_for = shown.valid_principals().iter().any(|principal| principal == user);
         if user == "root" && is_for && shown.validate([&self.fleet.authority]).is_ok() {
             return Ok(Auth::Accept);
@@ -435,4 +439,3 @@ impl server::Handler for Player {
         Ok(())
     }
 }
-

@@ -54,7 +54,8 @@ pub async fn measure(plan: &Plan, options: &Options) -> Result<Vec<Figure>, Brok
     let scheduler = world.start_scheduler()?;
     let enrolled = Instant::now();
     let done = world.wait_until_clean("admitting and cleaning them", count).await;
-    let enrolled = done.map(|()| enrolled.elapsed()).map_err(|error| error.with_log(&scheduler.log_tail()))?;
+    let enrolled =
+        done.map(|()| enrolled.elapsed()).map_err(|error| error.with_log(&scheduler.log_tail()))?;
     scheduler.stop().await?;
 
     let scheduler = world.start_scheduler()?;
@@ -205,7 +206,9 @@ impl World<'_> {
         let (first, all) = self.wait_until_moved(user, &dying, started).await?;
         let accounts = self.fleet.status().await?.accounts;
         if accounts != leases as u64 {
-            return Err(Broken::new(format!("{leases} moved leases have {accounts} accounts on living nodes")));
+            return Err(Broken::new(format!(
+                "{leases} moved leases have {accounts} accounts on living nodes"
+            )));
         }
         progress.step(&format!("{:.2} s", all.as_secs_f64()));
         Ok(Figure {
@@ -295,7 +298,8 @@ impl World<'_> {
             let rows = self.ground.store.leases_of(Some(user), false, LeaseId(0), 10_000).await;
             let rows = rows.context("the leases")?;
             let moved = rows.iter().filter(|row| {
-                let node = row.node.as_ref().and_then(|node| node.addr.as_str().parse().ok()).and_then(index_of);
+                let node =
+                    row.node.as_ref().and_then(|node| node.addr.as_str().parse().ok()).and_then(index_of);
                 row.lease.state.phase() == Phase::Active && node.is_some_and(|index| !dying.contains(&index))
             });
             let moved = moved.count();

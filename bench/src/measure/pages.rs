@@ -91,7 +91,11 @@ async fn by_api(api: &Api, count: usize) -> Result<Duration, Broken> {
         cursor = page.next;
     }
     let elapsed = started.elapsed();
-    if bytes > count * 100 { Ok(elapsed) } else { Err(Broken::new(format!("{count} nodes in {bytes} bytes"))) }
+    if bytes > count * 100 {
+        Ok(elapsed)
+    } else {
+        Err(Broken::new(format!("{count} nodes in {bytes} bytes")))
+    }
 }
 
 async fn by_hand(ground: &Ground, count: usize) -> Result<Duration, Broken> {

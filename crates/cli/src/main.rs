@@ -6,8 +6,8 @@
 mod admin;
 mod client;
 mod commands;
-mod config;
 mod completions;
+mod config;
 mod context;
 mod doctor;
 mod duration;
@@ -195,7 +195,8 @@ mod tests {
     #[test]
     fn every_command_has_an_example_that_it_takes() {
         fn leaves(command: &clap::Command, path: &str, found: &mut Vec<String>) {
-            for sub in command.get_subcommands().filter(|sub| !matches!(sub.get_name(), "help" | "complete")) {
+            for sub in command.get_subcommands().filter(|sub| !matches!(sub.get_name(), "help" | "complete"))
+            {
                 let path = format!("{path} {}", sub.get_name()).trim().to_owned();
                 if sub.get_subcommands().next().is_none() || !sub.is_subcommand_required_set() {
                     found.push(path.clone());

@@ -247,7 +247,11 @@ impl Db {
             match &fault {
                 Fault::Gone(_) if started.elapsed() < self.patience() => self.leave(host),
                 Fault::Retry(_) if started.elapsed() < OPERATION_MAX => {}
-                Fault::Gone(_) | Fault::Retry(_) | Fault::CommitUnknown(_) | Fault::Unique(_) | Fault::Store(_) => {
+                Fault::Gone(_)
+                | Fault::Retry(_)
+                | Fault::CommitUnknown(_)
+                | Fault::Unique(_)
+                | Fault::Store(_) => {
                     return Err(fault);
                 }
             }
@@ -260,12 +264,14 @@ impl Db {
         match self {
             Self::Lite { writer, .. } => {
                 let mut held = held(writer).await?;
-                let done = settled(limited(bound::<Sqlite>(sql, values).execute(held.get()?)).await, &mut held)?;
+                let done =
+                    settled(limited(bound::<Sqlite>(sql, values).execute(held.get()?)).await, &mut held)?;
                 Ok((done.rows_affected(), done.last_insert_rowid()))
             }
             Self::Maria(hosts) => {
                 let mut held = held(hosts.pool()).await?;
-                let done = settled(limited(bound::<MySql>(sql, values).execute(held.get()?)).await, &mut held)?;
+                let done =
+                    settled(limited(bound::<MySql>(sql, values).execute(held.get()?)).await, &mut held)?;
                 Ok((done.rows_affected(), i64::try_from(done.last_insert_id()).unwrap_or(i64::MAX)))
             }
         }

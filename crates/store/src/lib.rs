@@ -52,9 +52,9 @@ mod users;
 mod values;
 mod webhooks;
 
-pub use drain::DrainRequest;
 pub use deliveries::{Delivery, DeliveryClaim, DeliveryState, Tried, WebhookTally};
 pub use doctor::{Examined, HowFar};
+pub use drain::DrainRequest;
 pub use error::{Cas, StoreError};
 pub use events::EventTail;
 pub use memory::{ClaimRenewed, MemoryCompared, NodeMemory, UidRange};

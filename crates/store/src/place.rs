@@ -279,7 +279,8 @@ impl Store {
         if changed == 1 {
             return Ok(u32::try_from(next - count).ok());
         }
-        let value = self.db.one::<(String,)>("SELECT value FROM settings WHERE name = 'next_uid'", vals![]).await?;
+        let value =
+            self.db.one::<(String,)>("SELECT value FROM settings WHERE name = 'next_uid'", vals![]).await?;
         read_uid(value.map(|(value,)| value)).map(|_| None)
     }
 }

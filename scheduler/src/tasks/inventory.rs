@@ -77,7 +77,8 @@ impl Inventory {
             // Each node may be somebody else's now.
             self.versions.clear();
         }
-        let is_news = |(id, version): &&(NodeId, i64)| self.versions.get(id).is_none_or(|held| held < version);
+        let is_news =
+            |(id, version): &&(NodeId, i64)| self.versions.get(id).is_none_or(|held| held < version);
         let news: Vec<NodeId> = versions.iter().filter(is_news).map(|(id, _)| *id).collect();
         for node in store.nodes_of(&news).await? {
             self.versions.insert(node.id, node.version);

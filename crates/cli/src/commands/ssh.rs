@@ -90,8 +90,7 @@ pub(super) async fn usable(
             "migrating" | "provisioning" => {
                 let reason = rental.state_reason.as_deref().filter(|reason| !reason.is_empty());
                 let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-                let stage =
-                    format!("lease {handle} is {}{reason}; waiting up to {wait_s} s", rental.state);
+                let stage = format!("lease {handle} is {}{reason}; waiting up to {wait_s} s", rental.state);
                 progress.show(&stage, &duration::show(begun.elapsed()));
             }
             _ => return Ok(rental),

@@ -99,7 +99,11 @@ async fn dials_to_nodes_that_hang_do_not_keep_those_to_others_waiting() {
     };
     let first = dial(8);
     waits(1).await;
-    assert_eq!(pool.connect(&sshd.target()).await.unwrap_err().kind, Kind::Busy, "nobody knows yet that it hangs");
+    assert_eq!(
+        pool.connect(&sshd.target()).await.unwrap_err().kind,
+        Kind::Busy,
+        "nobody knows yet that it hangs"
+    );
     assert_eq!(first.await.unwrap(), Kind::TimedOut);
     let again = dial(8);
     waits(1).await;

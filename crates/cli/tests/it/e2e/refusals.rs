@@ -15,7 +15,12 @@ const WRONG_SETTINGS: i32 = 78;
 
 fn service(name: &str, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
     let mut command = Command::new("timeout");
-    command.arg("60").arg(program(name)).args(arguments).env_remove("ORION_CONFIG").envs(environment.to_vec());
+    command
+        .arg("60")
+        .arg(program(name))
+        .args(arguments)
+        .env_remove("ORION_CONFIG")
+        .envs(environment.to_vec());
     command.output().expect("timeout (Debian: coreutils) starts")
 }
 

@@ -53,7 +53,8 @@ async fn services_that_start_at_once_on_an_empty_database_agree_on_everything() 
         let here = User::anyone(&replica.url()).with_token(&admin.token);
         assert_eq!(here.get("/auth/me").await.expect(200)["username"], "admin");
     }
-    let count = format!("USE {}; SELECT COUNT(*), COUNT(DISTINCT kind) FROM replicas", services.database().name);
+    let count =
+        format!("USE {}; SELECT COUNT(*), COUNT(DISTINCT kind) FROM replicas", services.database().name);
     wait_until("all beat", PATIENCE, async || match MariaDb::shared().execute(&count).trim() {
         "6\t2" => Ok(()),
         other => Err(other.to_owned()),

@@ -199,7 +199,12 @@ impl Drop for Service {
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- {}:{} ---\n{}", self.name, self.port, lines[lines.len().saturating_sub(60)..].join("\n"));
+            eprintln!(
+                "--- {}:{} ---\n{}",
+                self.name,
+                self.port,
+                lines[lines.len().saturating_sub(60)..].join("\n")
+            );
         }
     }
 }

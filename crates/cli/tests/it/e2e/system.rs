@@ -53,7 +53,8 @@ impl System {
         let admin = User::log_in(&up.url(), "admin", &admin_password).await;
         let token = admin.post("/api/tokens", json!({ "note": "tests" })).await.expect(201);
         let join_token = token["token"].as_str().expect("a token").to_owned();
-        let agent = Agent::new(&program("orion-agent"), up.port, &join_token).setting("ORION_REFUSED_RETRY_S", "1");
+        let agent =
+            Agent::new(&program("orion-agent"), up.port, &join_token).setting("ORION_REFUSED_RETRY_S", "1");
         workers.set_agent(agent);
         workers.grow_to(plain + with_agent);
         let system = Self { up, workers, admin, admin_password, join_token, _room: room };
