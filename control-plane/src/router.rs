@@ -97,6 +97,7 @@ pub fn routes() -> Vec<Route> {
         post_route("/api/admin/brake/lift", Admin, post(admin::lift_brake)),
         post_route("/api/admin/nodes/{id}/drain", Admin, post(drain::drain)),
         post_route("/api/admin/nodes/{id}/undrain", Admin, post(drain::undrain)),
+        post_route("/api/admin/nodes/{id}/forget", Admin, post(admin::forget_node)),
         get_route("/api/admin/webhooks", Admin, get(webhooks::list)),
         post_route("/api/admin/webhooks", Admin, post(webhooks::create)),
         post_route("/api/admin/webhooks/{id}/delete", Admin, post(webhooks::delete)),

@@ -23,8 +23,11 @@ pub struct SchedulerConfig {
     pub command_every: Duration,
     /// Longest wait for a trivial command.
     pub command_timeout: Duration,
-    /// Pause between full fresh handshakes with a healthy node.
+    /// Shortest pause between full fresh handshakes with a healthy node.
     pub handshake_every: Duration,
+    /// Most fresh handshakes with healthy nodes in a second: of many nodes each has one less often. A handshake
+    /// costs as much as fifty keep-alives.
+    pub handshakes_per_s_max: u32,
     /// Pause between dials of a dead node.
     pub dead_probe_every: Duration,
     /// Nothing is migrated for so long after a start.
@@ -63,6 +66,13 @@ pub struct SchedulerConfig {
 }
 
 impl SchedulerConfig {
+    /// Pause between full fresh handshakes with each of `nodes` healthy nodes.
+    pub fn handshake_every_of(&self, nodes: usize) -> Duration {
+        let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+        let at_most = Duration::from_secs(1) / self.handshakes_per_s_max.max(1);
+        self.handshake_every.max(at_most.saturating_mul(nodes))
+    }
+
     /// The defaults, with what an operator has set.
     ///
     /// # Errors
@@ -92,6 +102,7 @@ impl Default for SchedulerConfig {
             command_every: Duration::from_secs(15),
             command_timeout: Duration::from_secs(5),
             handshake_every: Duration::from_secs(60),
+            handshakes_per_s_max: 32,
             dead_probe_every: Duration::from_secs(2),
             hold_after_start: Duration::from_secs(5),
             health: HealthPolicy::default(),
@@ -110,5 +121,17 @@ impl Default for SchedulerConfig {
             master_key: None,
             soft_stop: Duration::from_secs(10),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_of_many_nodes_has_a_fresh_handshake_less_often() {
+        let config = SchedulerConfig::default();
+        let seconds = |nodes| config.handshake_every_of(nodes).as_secs_f64().round();
+        assert_eq!([seconds(0), seconds(3), seconds(1_900), seconds(10_000)], [60.0, 60.0, 60.0, 313.0]);
     }
 }

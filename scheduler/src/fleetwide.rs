@@ -216,6 +216,11 @@ impl Fleetwide {
         }
     }
 
+    /// How many nodes this scheduler looks after.
+    pub fn own_nodes(&self) -> usize {
+        self.locked().own.len()
+    }
+
     /// Nodes that are no longer there.
     pub fn keep(&self, there: impl Fn(NodeId) -> bool) {
         let mut inner = self.locked();

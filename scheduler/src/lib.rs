@@ -24,7 +24,7 @@ use members::Limits;
 use orion_domain::Timestamp;
 use orion_fleet::Fleet;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What nodes remember is compared with the database for so many of them side by side.
@@ -47,6 +47,8 @@ pub struct Parts {
     pub verdicts: Semaphore,
     /// Places for comparisons of what nodes remember with the database: after a start each node asks for one.
     pub comparisons: Semaphore,
+    /// When this process's looks began.
+    pub started: Instant,
     /// Set when the process is to end.
     pub shutdown: CancellationToken,
     /// Everything that runs.
@@ -73,7 +75,8 @@ impl Scheduler {
         let verdicts = Semaphore::new(config.verdicts_at_once.max(1));
         let comparisons = Semaphore::new(COMPARISONS_AT_ONCE);
         let tasks = TaskTracker::new();
-        Self(Arc::new(Parts { fleet, config, fleetwide, verdicts, comparisons, shutdown, tasks }))
+        let started = Instant::now();
+        Self(Arc::new(Parts { fleet, config, fleetwide, verdicts, comparisons, started, shutdown, tasks }))
     }
 
     /// Runs until shutdown, then waits for what is under way.

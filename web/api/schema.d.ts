@@ -107,6 +107,34 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/admin/nodes/{id}/forget": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Forget a node
+         * @description For a machine that is gone, or was set up anew: its host key, name and address are free for a registration, which
+         *     makes a new node. A node that is clean, dead, quarantined, drained or was never admitted is forgotten at once; one
+         *     that may still hold an account only with `force`, and then nobody cleans it. A node with a lease never is: release
+         *     the lease, or drain the node.
+         *
+         *     An agent that still runs there has its link closed and registers again: with its join token, if it has one, else
+         *     with its node token, as long as its host key is the same. That makes a new node, which is cleaned before it is
+         *     offered. The node token of a node that was forgotten by force, quarantined or drained is worth nothing; to keep
+         *     the machine away, run `orion-agent uninstall` on it first.
+         */
+        post: operations["forgetNode"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/admin/nodes/{id}/quarantine/lift": {
         parameters: {
             query?: never;
@@ -869,6 +897,14 @@ export interface components {
             /** Format: date-time */
             new_end_at: string;
         };
+        /** @description How a node is forgotten. The whole body may be left out. */
+        ForgetBody: {
+            /**
+             * @description Also if an account may be left on the node, or it is being worked on; and its node token is worth nothing
+             *     afterwards.
+             */
+            force?: boolean;
+        };
         /** @description Each part of Orion. */
         HealthParts: {
             database: components["schemas"]["DatabaseHealth"];
@@ -1027,6 +1063,13 @@ export interface components {
             ssh: string;
             /** @description Why it is so. */
             ssh_reason: string;
+        };
+        /** @description A node that is no longer known. */
+        NodeForgotten: {
+            hostname: string;
+            message: string;
+            /** Format: int64 */
+            node_id: number;
         };
         /** @description The lease on a node, for its owner and for admins. */
         NodeLease: {
@@ -1831,6 +1874,93 @@ export interface operations {
                      *       "status": 404,
                      *       "title": "Not found",
                      *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            413: components["responses"]["TooLarge"];
+            500: components["responses"]["OurFault"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    forgetNode: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The node's number
+                 * @example 3
+                 */
+                id: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                /**
+                 * @example {
+                 *       "force": false
+                 *     }
+                 */
+                "application/json": components["schemas"]["ForgetBody"] | null;
+            };
+        };
+        responses: {
+            /** @description The node is forgotten */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "hostname": "node-3",
+                     *       "message": "Node forgotten",
+                     *       "node_id": 3
+                     *     }
+                     */
+                    "application/json": components["schemas"]["NodeForgotten"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            403: components["responses"]["NotAllowed"];
+            /** @description There is no such node */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "there is no node 3",
+                     *       "error": "there is no node 3",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `node_leased`: a lease is on it, or just leaves it. `node_dirty`: an account may be left on it. `node_busy`: it is being worked on. The last two yield to `force` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "lease 17 is on node 3",
+                     *       "error": "lease 17 is on node 3",
+                     *       "hint": "end the lease first (orion release 17) or empty the node (orion nodes drain 3)",
+                     *       "kind": "node_leased",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:node_leased"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
@@ -3424,7 +3554,7 @@ export interface operations {
                      * @example {
                      *       "detail": "node 3 has this name already; only its own node token can change it",
                      *       "error": "node 3 has this name already; only its own node token can change it",
-                     *       "hint": "if the machine was set up anew, let an admin remove the old node first",
+                     *       "hint": "if the machine was set up anew, let an admin forget the old node first: orion nodes forget 3",
                      *       "kind": "node_known",
                      *       "status": 409,
                      *       "title": "Conflict",

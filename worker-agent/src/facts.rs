@@ -11,7 +11,7 @@ pub fn gather(towards: Option<IpAddr>) -> Facts {
         cpu_cores: std::thread::available_parallelism()
             .ok()
             .and_then(|cores| u32::try_from(cores.get()).ok()),
-        memory_mb: fs::read_to_string("/proc/meminfo").ok().and_then(|text| memory_mb(&text)),
+        memory_mb: memory_of_machine(),
         gpus: gpus(),
         mac: mac(towards),
         agent_version: Some(env!("CARGO_PKG_VERSION").into()),
@@ -66,6 +66,19 @@ pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|text| text.trim().to_owned())
         .unwrap_or_default()
+}
+
+/// In a container not more than its limit: /proc/meminfo is the whole machine's there.
+fn memory_of_machine() -> Option<u64> {
+    let whole = memory_mb(&fs::read_to_string("/proc/meminfo").ok()?)?;
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limits = limits.iter().filter_map(|path| limit_mb(&fs::read_to_string(path).ok()?));
+    Some(limits.fold(whole, u64::min))
+}
+
+/// A control group's limit; `max` (version 2) and a huge number (version 1) mean none.
+fn limit_mb(text: &str) -> Option<u64> {
+    Some(text.trim().parse::<u64>().ok()? / (1024 * 1024))
 }
 
 fn memory_mb(meminfo: &str) -> Option<u64> {
@@ -159,6 +172,8 @@ mod tests {
     #[test]
     fn memory_and_load_are_read_in_their_units() {
         assert_eq!(memory_mb("MemTotal:        8037440 kB\nMemFree: 1 kB\n"), Some(7849));
+        assert_eq!(limit_mb("268435456\n"), Some(256));
+        assert_eq!(limit_mb("max\n"), None, "no limit");
         assert_eq!(load_of("1.27 0.80 0.60 1/200 4242\n"), Some(127));
     }
 

@@ -69,6 +69,7 @@ struct Problem {
     detail: Option<String>,
     error: Option<String>,
     title: Option<String>,
+    hint: Option<String>,
 }
 
 /// A registration that succeeded.
@@ -174,11 +175,14 @@ fn accepted(reply: &Reply) -> Result<Accepted, Failure> {
 /// What a problem reply says, cut to what fits into a line of a log.
 fn detail(body: &[u8]) -> String {
     let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
-    let text = problem
+    let mut text = problem
         .detail
         .or(problem.error)
         .or(problem.title)
         .unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
+    if let Some(hint) = problem.hint {
+        text = format!("{text}; {hint}");
+    }
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
     if line.trim().is_empty() { "no reason given".into() } else { line }
 }
@@ -192,8 +196,8 @@ fn keep(
     let known_token = || known.map(|known| known.node_token.clone());
     let Some(node_token) = accepted.node_token.or_else(known_token) else {
         return Err(Failure::Stuck(
-            "the control plane knows this node already and gives its token only once; remove the node there \
-             (or restore node.json), then it joins anew"
+            "the control plane knows this node already and gives its token only once; let an admin forget the \
+             node (orion nodes forget NODE), or restore node.json, then it joins anew"
                 .into(),
         ));
     };
@@ -255,6 +259,7 @@ mod tests {
     fn the_reason_of_a_refusal_is_one_short_line() {
         assert_eq!(detail(br#"{"title":"Conflict","detail":"name\ntaken"}"#), "name taken");
         assert_eq!(detail(br#"{"error":"old style"}"#), "old style");
+        assert_eq!(detail(br#"{"detail":"known","hint":"forget it"}"#), "known; forget it");
         assert_eq!(detail(b"<html>"), "<html>");
         assert_eq!(detail(b""), "no reason given");
         assert_eq!(detail("x".repeat(5000).as_bytes()).len(), 300);

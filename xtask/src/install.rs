@@ -29,6 +29,12 @@ const UTIL_LINUX: Need =
 const CURL: Need = need("curl", &["curl"], "to speak to the API");
 const PROCPS: Need = need("procps", &["pkill", "ps"], "to end the processes of a lease");
 
+const MARIADB: Need = need(
+    "mariadb-server",
+    &["mariadbd", "mariadb-install-db", "mariadb"],
+    "what runs on MariaDB: the store's tests, the services",
+);
+
 /// For `cargo xtask demo`.
 pub const DEMO: &[Need] = &[SSHD, SSH, IPROUTE, UTIL_LINUX, CURL, PROCPS];
 
@@ -41,7 +47,7 @@ pub const TESTS: &[Need] = &[
     CURL,
     PROCPS,
     need("ca-certificates", &[], "certificate authorities for TLS"),
-    need("mariadb-server", &["mariadbd", "mariadb-install-db", "mariadb"], "the store's tests on MariaDB"),
+    MARIADB,
     need("mariadb-client", &["mariadb", "mariadb-dump"], "backups of MariaDB"),
     need("sqlite3", &["sqlite3"], "backups of SQLite"),
     need("busybox-static", &[], "the playbooks' tests with BusyBox's tools"),
@@ -64,6 +70,7 @@ pub const BENCH: &[Need] = &[
     SSH,
     IPROUTE,
     UTIL_LINUX,
+    MARIADB,
     need("ansible-core", &["ansible-playbook"], "what renting is compared with"),
 ];
 

@@ -61,9 +61,11 @@ impl Links {
         self.locked().len()
     }
 
-    /// Tells a node's agent to register again.
+    /// Tells the agent of a node that is gone to register again, and closes its link.
     pub fn register_again(&self, node: NodeId) {
         self.push(node, ToAgent::RegisterAgain);
+        // The link's loop ends when it has sent what is in the queue.
+        self.locked().remove(&node);
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Link>> {
@@ -240,6 +242,9 @@ impl App {
                 if let Err(error) = self.store.touch_seen(&seen).await {
                     tracing::debug!(%error, "last_seen could not be written");
                 }
+                if let Err(error) = self.end_links_of_gone_nodes().await {
+                    tracing::debug!(%error, "which nodes are gone could not be read");
+                }
             }
             if now.since(beat) >= REPLICA_BEAT_EVERY {
                 beat = now;
@@ -257,6 +262,15 @@ impl App {
         }
         // If this is not heard, the row goes by its age.
         let _ = self.store.remove_replica(&self.fleet.config.holder, "api").await;
+    }
+
+    /// Ends the links of nodes that another replica has forgotten.
+    async fn end_links_of_gone_nodes(&self) -> Result<(), StoreError> {
+        let held: Vec<NodeId> = self.links.locked().keys().copied().collect();
+        for node in self.store.nodes_gone(&held).await? {
+            self.links.register_again(node);
+        }
+        Ok(())
     }
 
     async fn push_changes(&self, since: Timestamp) -> Result<(), StoreError> {

@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod drain;
 pub mod events;
+pub mod forget;
 pub mod idempotency;
 pub mod leasing;
 pub mod links;

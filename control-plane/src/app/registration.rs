@@ -114,7 +114,7 @@ impl App {
                 "host_key_changed",
                 format!("the host key of node {} is not the pinned one: the node is quarantined", node.id),
             )
-            .hint("if the machine was set up anew, let an admin remove the old node first")),
+            .hint(set_up_anew(node.id))),
             RegisterOutcome::Updated(node) => {
                 Ok(Registered { created: false, node: node.id, node_token: None })
             }
@@ -131,7 +131,7 @@ impl App {
                 "node_known",
                 format!("node {node} has this {what} already; only its own node token can change it"),
             )
-            .hint("if the machine was set up anew, let an admin remove the old node first")),
+            .hint(set_up_anew(node))),
             RegisterOutcome::BadJoinToken => Err(ApiError::unauthorized(
                 "the join token is wrong, used up or expired; an admin makes one with `orion token create`",
             )),
@@ -170,4 +170,11 @@ impl App {
             }
         }
     }
+}
+
+/// What to do where a node stands in the way of a machine that may be the same one.
+fn set_up_anew(node: NodeId) -> String {
+    format!(
+        "if the machine was set up anew, let an admin forget the old node first: orion nodes forget {node}"
+    )
 }

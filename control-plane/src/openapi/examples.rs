@@ -27,6 +27,7 @@ pub fn request(operation: &str) -> Option<Value> {
         "createJoinToken" => json!({ "note": "rack 4", "expires_hours": 24, "uses": 20 }),
         "acceptHostKey" => json!({ "fingerprint": FINGERPRINT }),
         "drainNode" => json!({ "reason": "new disks", "deadline_hours": 2 }),
+        "forgetNode" => json!({ "force": false }),
         "createWebhook" => json!({ "url": "https://hooks.example/orion", "kinds": ["lease.*", "node.dead"] }),
         "liftBrake" => json!({ "reason": "the switch is back" }),
         _ => return None,
@@ -79,6 +80,7 @@ pub fn of_schema(name: &str) -> Option<Value> {
         "Event" => event(42, "lease.active", json!({})),
         "Node" => node(),
         "DrainReply" => draining(),
+        "NodeForgotten" => json!({ "message": "Node forgotten", "node_id": 3, "hostname": "node-3" }),
         "Registration" => json!({
             "message": "Worker registered", "node_id": 3, "ssh_ca": KEY,
             "node_token": "orion-node_9fX2bq7Jw0sYd3LkTzVn5A",
@@ -223,10 +225,12 @@ pub fn problem(operation: &str, status: u16) -> Value {
             "node_known",
             "node 3 has this name already; only its own node token can change it",
         )
-        .hint("if the machine was set up anew, let an admin remove the old node first"),
+        .hint("if the machine was set up anew, let an admin forget the old node first: orion nodes forget 3"),
         (409, "acceptHostKey") => {
             ApiError::conflict("fingerprint_differs", format!("the key seen at node 3 is {FINGERPRINT}"))
         }
+        (409, "forgetNode") => ApiError::conflict("node_leased", "lease 17 is on node 3")
+            .hint("end the lease first (orion release 17) or empty the node (orion nodes drain 3)"),
         (409, "undrainNode") => ApiError::conflict("not_draining", "node 3 is not being drained"),
         (409, "liftQuarantine") => ApiError::conflict("not_quarantined", "node 3 is not in quarantine"),
         (409, "createWebhook") => {

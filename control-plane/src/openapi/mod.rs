@@ -59,6 +59,7 @@ const ABOUT: &str = include_str!("about.md");
         routes::admin::lift_brake,
         routes::drain::drain,
         routes::drain::undrain,
+        routes::admin::forget_node,
         routes::webhooks::create,
         routes::webhooks::list,
         routes::webhooks::delete,

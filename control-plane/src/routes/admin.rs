@@ -1,4 +1,4 @@
-//! What admins do: join tokens, host keys, quarantine, the brake, reset.
+//! What admins do: join tokens, host keys, quarantine, forgetting a node, the brake, reset.
 
 use super::{Body, parse_id};
 use crate::{
@@ -15,7 +15,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use orion_domain::{NodeId, Timestamp, TokenId, brake::Brake};
-use orion_store::Cas;
+use orion_store::{Cas, ForgetRequest};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -171,6 +171,58 @@ pub async fn lift_quarantine(
         Cas::Stale => Err(ApiError::conflict("not_quarantined", format!("node {id} is not in quarantine"))),
         Cas::Gone => Err(ApiError::not_found(format!("there is no node {id}"))),
     }
+}
+
+/// How a node is forgotten. The whole body may be left out.
+#[derive(Default, Deserialize, ToSchema)]
+pub struct ForgetBody {
+    /// Also if an account may be left on the node, or it is being worked on; and its node token is worth nothing
+    /// afterwards.
+    #[serde(default)]
+    force: bool,
+}
+
+/// A node that is no longer known.
+#[derive(Serialize, ToSchema)]
+pub struct NodeForgotten {
+    message: &'static str,
+    #[schema(value_type = i64)]
+    node_id: NodeId,
+    hostname: String,
+}
+
+/// Forget a node
+///
+/// For a machine that is gone, or was set up anew: its host key, name and address are free for a registration, which
+/// makes a new node. A node that is clean, dead, quarantined, drained or was never admitted is forgotten at once; one
+/// that may still hold an account only with `force`, and then nobody cleans it. A node with a lease never is: release
+/// the lease, or drain the node.
+///
+/// An agent that still runs there has its link closed and registers again: with its join token, if it has one, else
+/// with its node token, as long as its host key is the same. That makes a new node, which is cleaned before it is
+/// offered. The node token of a node that was forgotten by force, quarantined or drained is worth nothing; to keep
+/// the machine away, run `orion-agent uninstall` on it first.
+#[utoipa::path(
+    post, path = "/api/admin/nodes/{id}/forget", operation_id = "forgetNode", tag = "admin",
+    params(("id" = i64, Path, description = "The node's number", example = 3)),
+    request_body(content = Option<ForgetBody>),
+    responses(
+        (status = 200, description = "The node is forgotten", body = NodeForgotten),
+        (status = 404, description = "There is no such node"),
+        (status = 409, description = "`node_leased`: a lease is on it, or just leaves it. `node_dirty`: an account may \
+            be left on it. `node_busy`: it is being worked on. The last two yield to `force`"),
+    )
+)]
+pub async fn forget_node(
+    State(app): State<App>,
+    Admin(who): Admin,
+    Path(id): Path<String>,
+    body: Option<Body<ForgetBody>>,
+) -> Result<Json<NodeForgotten>, ApiError> {
+    let id: NodeId = parse_id(&id, "node")?;
+    let ForgetBody { force } = body.map(|body| body.parsed).unwrap_or_default();
+    let hostname = app.forget_node(id, ForgetRequest { force, actor: Some(who.user) }).await?;
+    Ok(Json(NodeForgotten { message: "Node forgotten", node_id: id, hostname: hostname.to_string() }))
 }
 
 /// The brake on migration.

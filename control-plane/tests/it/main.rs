@@ -13,6 +13,7 @@ mod contract;
 mod database_away;
 mod drain;
 mod events;
+mod forget;
 mod leases;
 mod logs;
 mod metrics;

@@ -24,6 +24,7 @@ pub const EXAMPLES: &[(&str, &str)] = &[
     ("nodes drain", "orion nodes drain node-1 --deadline 2h --reason fans --wait"),
     ("nodes undrain", "orion nodes undrain node-1"),
     ("nodes lift", "orion nodes lift node-1"),
+    ("nodes forget", "orion nodes forget node-1"),
     ("brake", "orion brake"),
     ("brake lift", "orion brake lift"),
     ("events", "orion events -f"),

@@ -248,6 +248,7 @@ mod tests {
             "orion nodes drain",
             "orion nodes undrain",
             "orion nodes lift a/b",
+            "orion nodes forget --force",
             "orion ls --api ftp://x",
             "orion ls -o yaml",
         ] {

@@ -1,11 +1,28 @@
-//! What a reset forgets: nodes that are clean and free. The others stay, so that their dirt is not lost sight of.
+//! Nodes that go from the database: all that are clean and free, for a reset, or the one that an admin names.
+//! Those that may hold an account stay, so that their dirt is not lost sight of, unless the admin insists.
 
-use crate::{Store, attempts::transaction, db::vals, error::StoreError, model::Forgotten};
+use crate::{
+    Store,
+    attempts::{Tx, transaction},
+    db::vals,
+    error::{Fault, Result, StoreError},
+    model::{ForgetOutcome, ForgetRequest, Forgotten},
+    nodes::places,
+    rows::NodeRecord,
+};
 use orion_domain::{
-    Timestamp,
-    node::{Admission, Node},
+    LeaseId, NodeId, Timestamp,
+    node::{Admission, Health, Node},
 };
 use serde_json::json;
+use sqlx::AssertSqlSafe;
+use std::collections::HashSet;
+
+/// Nodes that one statement asks for.
+const BATCH: usize = 500;
+/// A lease that leaves this node for another one; binds the node twice.
+const LEAVING: &str =
+    "SELECT id FROM leases WHERE state = 'migrating' AND from_node = ? AND occupies_node <> ?";
 
 impl Store {
     /// Forgets the nodes that are clean and free. Their token and host key are remembered, so that their
@@ -33,27 +50,128 @@ impl Store {
     async fn forget(&self, node: &Node, now: Timestamp) -> Result<bool, StoreError> {
         let outcome = transaction!(&self.db, |tx| {
             let Some(record) = tx.node_record(node.id).await? else { return Ok(false) };
-            let sql = "DELETE FROM nodes WHERE id = ? AND version = ?";
-            if tx.exec(sql, vals![node.id, node.version]).await? == 0 {
+            if record.version != node.version {
                 return Ok(false);
             }
-            for sql in [
-                "DELETE FROM node_tags WHERE node_id = ?",
-                "DELETE FROM node_seen WHERE node_id = ?",
-                "DELETE FROM lease_unfit WHERE node_id = ?",
-            ] {
-                tx.exec(sql, vals![node.id]).await?;
-            }
-            if let (Some(token), Some(key)) = (record.node_token_sha256, record.host_key_fp) {
-                let sql = "INSERT INTO forgotten_nodes (node_token_sha256, host_key_fp, forgotten_at) \
-                           VALUES (?, ?, ?)";
-                tx.exec(sql, vals![token, key, now]).await?;
-            }
             let data = json!({ "hostname": node.hostname.as_str() });
-            tx.tell_of_node("node.forgotten", node.id, data, now).await?;
-            Ok(true)
+            tx.remove_node(&record, true, data, now).await
         });
         Ok(outcome?)
+    }
+
+    /// Forgets one node: its host key, name and address are free for a registration. Never one that a lease has
+    /// or is just leaving; one that may hold an account, or is being worked on, only by force.
+    ///
+    /// Its node token registers its machine again if it was in use until now: not forced away, not quarantined
+    /// and not drained.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget_node(
+        &self,
+        id: NodeId,
+        request: ForgetRequest,
+        now: Timestamp,
+    ) -> Result<ForgetOutcome, StoreError> {
+        Ok(transaction!(&self.db, |tx| { forget_node(tx, id, request, now).await })?)
+    }
+
+    /// Those of `ids` that no node has (any more).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn nodes_gone(&self, ids: &[NodeId]) -> Result<Vec<NodeId>, StoreError> {
+        let mut there = HashSet::with_capacity(ids.len());
+        for batch in ids.chunks(BATCH) {
+            let sql = format!("SELECT id FROM nodes WHERE id IN ({})", places(batch.len()));
+            let values = batch.iter().copied().map(Into::into).collect();
+            let rows = self.db.all::<(i64,)>(AssertSqlSafe(sql), values).await?;
+            there.extend(rows.into_iter().map(|(id,)| NodeId(id)));
+        }
+        Ok(ids.iter().copied().filter(|id| !there.contains(id)).collect())
+    }
+}
+
+impl Tx {
+    /// Deletes the row of a node as it was read, and tells of it. `may_return`: its token is remembered with its
+    /// key. False: somebody wrote the row since.
+    async fn remove_node(
+        &mut self,
+        record: &NodeRecord,
+        may_return: bool,
+        data: serde_json::Value,
+        now: Timestamp,
+    ) -> Result<bool> {
+        let id = NodeId(record.id);
+        let sql = "DELETE FROM nodes WHERE id = ? AND version = ?";
+        if self.exec(sql, vals![id, record.version]).await? == 0 {
+            return Ok(false);
+        }
+        for sql in [
+            "DELETE FROM node_tags WHERE node_id = ?",
+            "DELETE FROM node_seen WHERE node_id = ?",
+            "DELETE FROM lease_unfit WHERE node_id = ?",
+        ] {
+            self.exec(sql, vals![id]).await?;
+        }
+        if let Some(token) = &record.node_token_sha256 {
+            // A registration under an idempotency key gives the same token again: it may have been forgotten before.
+            let sql = "DELETE FROM forgotten_nodes WHERE node_token_sha256 = ?";
+            self.exec(sql, vals![token]).await?;
+            if let (true, Some(key)) = (may_return, &record.host_key_fp) {
+                let sql = "INSERT INTO forgotten_nodes (node_token_sha256, host_key_fp, forgotten_at) \
+                           VALUES (?, ?, ?)";
+                self.exec(sql, vals![token, key, now]).await?;
+            }
+        }
+        self.tell_of_node("node.forgotten", id, data, now).await?;
+        Ok(true)
+    }
+}
+
+async fn forget_node(
+    tx: &mut Tx,
+    id: NodeId,
+    request: ForgetRequest,
+    now: Timestamp,
+) -> Result<ForgetOutcome> {
+    let Some(record) = tx.node_record(id).await? else { return Ok(ForgetOutcome::Gone) };
+    let node = Node::try_from(record.clone())?;
+    if let Some(lease) = tx.lease_on(id).await? {
+        return Ok(ForgetOutcome::Leased(lease.id));
+    }
+    if let Some((lease,)) = tx.one::<(i64,)>(LEAVING, vals![id, id]).await? {
+        return Ok(ForgetOutcome::Leaving(LeaseId(lease)));
+    }
+    let is_claimed = node.claimed_until.is_some_and(|until| until > now);
+    if is_claimed && !request.force {
+        return Ok(ForgetOutcome::Busy);
+    }
+    if may_hold_an_account(&node) && !request.force {
+        return Ok(ForgetOutcome::Dirty(node));
+    }
+    let may_return = !request.force && node.quarantine.is_none() && node.drain.is_none();
+    let data = json!({ "hostname": node.hostname.as_str(), "force": request.force, "actor": request.actor });
+    if tx.remove_node(&record, may_return, data, now).await? {
+        Ok(ForgetOutcome::Forgotten(node))
+    } else {
+        Err(Fault::Retry(format!("node {id} changed meanwhile")))
+    }
+}
+
+/// Whether an account may be left on a node without a lease that is not given up. A node that does not answer and
+/// was taken out of use is: whoever forgets it has looked at it.
+fn may_hold_an_account(node: &Node) -> bool {
+    // Only a clean node is ever given to a lease; one that moved waits for a dial again, and was clean before.
+    let never_held_one = node.applied_version == 0 && node.admission != Admission::Admitted;
+    let out_of_use =
+        node.quarantine.is_some() || node.drain.as_ref().is_some_and(|drain| drain.drained_at.is_some());
+    match node.health {
+        Health::Dead => false,
+        Health::Alive => node.is_dirty() && !never_held_one,
+        Health::Unknown | Health::Suspect | Health::Unreachable => {
+            node.is_dirty() && !never_held_one && !out_of_use
+        }
     }
 }
 

@@ -218,6 +218,32 @@ pub struct Forgotten {
     pub kept: Vec<(NodeId, String, String)>,
 }
 
+/// An admin's wish to forget one node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ForgetRequest {
+    /// Also a node that may hold an account, or is being worked on; its node token is worth nothing afterwards.
+    pub force: bool,
+    /// Who wishes it.
+    pub actor: Option<UserId>,
+}
+
+/// What came of [`crate::Store::forget_node`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForgetOutcome {
+    /// It is gone; as it was.
+    Forgotten(Node),
+    /// This lease has it.
+    Leased(LeaseId),
+    /// This lease is on its way from it to another node.
+    Leaving(LeaseId),
+    /// Somebody works on it now.
+    Busy,
+    /// It may hold an account.
+    Dirty(Node),
+    /// There is no such node.
+    Gone,
+}
+
 /// What came of [`crate::Store::end_request`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestEnd {

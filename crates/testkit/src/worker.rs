@@ -154,7 +154,9 @@ impl Worker {
 
     /// Kills the sshd that listens; it stays down until [`Worker::start_sshd`]. Open sessions go on.
     pub fn stop_sshd(&self) {
-        self.sh(": >/run/no-sshd-restart; kill -KILL $(cat /run/sshd.pid); rm /run/sshd.pid");
+        // until it is gone: a process that is being killed still has its socket
+        self.sh(": >/run/no-sshd-restart; sshd=$(cat /run/sshd.pid); kill -KILL $sshd; \
+                 while kill -0 $sshd 2>/dev/null; do sleep 0.01; done; rm /run/sshd.pid");
     }
 
     /// Ends [`Worker::stop_sshd`]; returns when sshd listens.

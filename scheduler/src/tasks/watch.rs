@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 const DEAD_PROBE_EVERY_MAX: Duration = Duration::from_secs(30);
 /// Pause between looks at a node that waits for an admin.
 const PENDING_EVERY: Duration = Duration::from_secs(5);
+/// Pause between groups of healthy nodes that are looked at together.
+const GROUPS_EVERY: Duration = Duration::from_millis(20);
 
 struct Watcher {
     scheduler: Scheduler,
@@ -71,14 +73,14 @@ pub async fn run(scheduler: Scheduler, mut node: Receiver<Arc<Node>>, stop: Canc
         if Instant::now() >= next_probe {
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = watcher.look(&current) => next_probe = Instant::now() + watcher.pause(&current),
+                () = watcher.look(&current) => next_probe = watcher.next_probe(&current),
             }
         }
         if let Err(error) = watcher.decide(&current).await {
             tracing::warn!(node = %id, %error, "a node's health could not be recorded");
         }
         // A node that changes often must be probed all the same: a change never puts the next probe off.
-        next_probe = next_probe.min(Instant::now() + watcher.pause(&current));
+        next_probe = next_probe.min(watcher.next_probe(&current));
         let pool = &scheduler.fleet.pool;
         // The drop of a session is an instant hint, but only for a node that answered a moment ago.
         let hint = async {
@@ -163,7 +165,8 @@ impl Watcher {
             }
         };
         let seen = if node.admission == Admission::Pending {
-            self.scan(node).await
+            // Boxes, here and below: what is needed now and then must not lie in every watcher all the time.
+            Box::pin(self.scan(node)).await
         } else {
             self.probe(node, &target).await
         };
@@ -194,8 +197,9 @@ impl Watcher {
         let (pool, config) = (&self.scheduler.fleet.pool, &self.scheduler.config);
         let now = self.now();
         if !pool.is_connected(self.id.0) {
-            self.timed(Probe::Connect, pool.connect(target)).await?;
-            self.last_handshake = now;
+            self.timed(Probe::Connect, Box::pin(pool.connect(target))).await?;
+            // Nodes that were connected to together are not all shaken hands with together.
+            self.last_handshake = now.minus(self.handshake_every().mul_f64(rand::random_range(0.0..1.0)));
             // What it remembers is asked for soon: the database may have been restored from a backup.
             if self.known_memory().is_some() {
                 self.last_command = now;
@@ -203,22 +207,25 @@ impl Watcher {
             return Ok(());
         }
         if matches!(self.path, SshPath::Failing { .. }) {
-            return self.second_opinion(target).await;
+            return Box::pin(self.second_opinion(target)).await;
         }
         // An agent that says its sshd is down knows what an old session cannot show.
         let doubted = node.agent_sees_sshd == Some(false);
-        if doubted || now.since(self.last_handshake) >= config.handshake_every {
+        if doubted || now.since(self.last_handshake) >= self.handshake_every() {
             self.last_handshake = now;
-            return self.timed(Probe::Handshake, pool.fresh_handshake(target)).await;
+            return self.timed(Probe::Handshake, Box::pin(pool.fresh_handshake(target))).await;
         }
         if now.since(self.last_command) >= config.command_every {
-            self.last_command = now;
+            // The first of a node comes at once, the others are spread.
+            let first = self.known_memory().is_none();
+            let early = if first { config.command_every.mul_f64(rand::random_range(0.0..1.0)) } else { Duration::ZERO };
+            self.last_command = now.minus(early);
             let mut memory = None;
             let command = async {
                 memory = self.command(target).await?;
                 Ok(())
             };
-            self.timed(Probe::Command, command).await?;
+            self.timed(Probe::Command, Box::pin(command)).await?;
             if let Some(memory) = memory {
                 self.compare(memory);
             }
@@ -316,7 +323,7 @@ impl Watcher {
             Kind::HostKeyMismatch { .. } => {
                 let reason = format!("its host key is not the pinned one: {error}");
                 let (store, now) = (&self.scheduler.fleet.store, self.now());
-                match store.quarantine(self.id, &reason, now).await {
+                match Box::pin(store.quarantine(self.id, &reason, now)).await {
                     Ok(Cas::Done(_)) => self.scheduler.fleet.nudge.all(),
                     Ok(Cas::Stale | Cas::Gone) => {}
                     Err(error) => {
@@ -430,7 +437,7 @@ impl Watcher {
             return Ok(());
         }
         if verdict.health == Health::Dead && node.health != Health::Dead {
-            verdict = self.doubt(node, verdict).await?;
+            verdict = Box::pin(self.doubt(node, verdict)).await?;
             // That took a while.
             if self.stop.is_cancelled() || !scheduler.may_judge(self.absences, self.now()) {
                 return Ok(());
@@ -446,15 +453,15 @@ impl Watcher {
         let Some(_turn) = self.turn_to_write(verdict.health).await else { return Ok(()) };
         let now = self.now();
         if is_admitted {
-            fleet.store.admit(self.id, node.version, now).await?;
+            Box::pin(fleet.store.admit(self.id, node.version, now)).await?;
             fleet.nudge.all();
             return Ok(());
         }
         if verdict.health == Health::Dead {
             fleet.pool.drop_session(self.id.0);
         }
-        let written =
-            fleet.store.set_health(self.id, node.version, verdict.health, &verdict.reason, now).await?;
+        let writing = fleet.store.set_health(self.id, node.version, verdict.health, &verdict.reason, now);
+        let written = Box::pin(writing).await?;
         if let Cas::Done(changed) = &written {
             tracing::info!(
                 node = %self.id, from = node.health.as_str(), to = verdict.health.as_str(),
@@ -464,10 +471,14 @@ impl Watcher {
         match written {
             Cas::Done(_) | Cas::Gone => fleet.nudge.all(),
             // The node changed meanwhile; or another scheduler pulled the brake, which is to be known then.
-            Cas::Stale if verdict.health == Health::Dead => brake::follow(&scheduler).await?,
+            Cas::Stale if verdict.health == Health::Dead => Box::pin(brake::follow(&scheduler)).await?,
             Cas::Stale => {}
         }
         Ok(())
+    }
+
+    fn handshake_every(&self) -> Duration {
+        self.scheduler.config.handshake_every_of(self.scheduler.fleetwide.own_nodes())
     }
 
     /// A place among the watchers that write. None when the node has to be looked at again first: it is not given up
@@ -478,6 +489,19 @@ impl Watcher {
         let may_be_over = verdict == Health::Dead && began.elapsed() >= self.scheduler.config.keepalive_every;
         let may_write = !self.stop.is_cancelled() && self.scheduler.may_judge(self.absences, self.now());
         (may_write && !may_be_over).then_some(turn)
+    }
+
+    /// When the node is looked at next. Healthy ones are looked at in small groups: waking up for each of thousands
+    /// costs more than looking at it.
+    fn next_probe(&self, node: &Node) -> Instant {
+        let at = Instant::now() + self.pause(node);
+        if matches!(self.path, SshPath::Failing { .. }) {
+            return at;
+        }
+        let since = at.duration_since(self.scheduler.started).as_nanos();
+        let group = GROUPS_EVERY.as_nanos();
+        let early = u64::try_from(since % group).unwrap_or(0);
+        at - Duration::from_nanos(early)
     }
 
     fn pause(&self, node: &Node) -> Duration {
@@ -506,4 +530,20 @@ fn about(node: &Node) -> (HostAddr, Port, Vec<String>) {
 /// Up to a tenth less, so that nodes that registered together are not probed together for ever.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.9..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// There is one for each of thousands of nodes.
+    #[test]
+    fn a_watcher_takes_little_memory() {
+        let bytes = size_of_future(run);
+        assert!(bytes < 8 * 1024, "{bytes} bytes");
+    }
 }

@@ -1,4 +1,4 @@
-//! Webhooks: events are written down for those that want them ([`spread`]), and sent ([`send`]).
+//! Webhooks: events are written down for those that want them (`spread`), and sent (`send`).
 //!
 //! Lives here: the loop, and how many are sent at once. Each event is sent at least once; with many schedulers each
 //! is sent by one at a time (a claim in the database), also when one is killed in the middle. A target that hangs

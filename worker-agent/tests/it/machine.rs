@@ -111,8 +111,11 @@ impl Machine {
         fs::create_dir(&mount_point).unwrap();
         let (sshd_port, cgroup) = (free_port(), own_cgroup());
         let log = File::create(dir.path().join("console")).unwrap();
-        let outer = Command::new("setpriv")
+        // Whoever runs the tests in the background ignores SIGINT, and a shell cannot undo that for its children.
+        let outer = Command::new("env")
             .args([
+                "--default-signal=INT,QUIT",
+                "setpriv",
                 "--pdeathsig",
                 "KILL",
                 "unshare",

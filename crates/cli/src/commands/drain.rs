@@ -1,4 +1,4 @@
-//! `nodes drain`, `nodes undrain`, `nodes lift`: what an admin does with nodes, by number or host name.
+//! `nodes drain`, `nodes undrain`, `nodes lift`, `nodes forget`: what an admin does with nodes, by number or host name.
 
 use crate::{
     client::{Client, LONG_TIMEOUT, Post, Repeat, escape},
@@ -42,6 +42,16 @@ pub struct DrainArgs {
     /// Show the progress until they are drained
     #[arg(long)]
     wait: bool,
+}
+
+/// The arguments of `orion nodes forget`.
+#[derive(Debug, clap::Args)]
+pub struct ForgetArgs {
+    #[command(flatten)]
+    which: NodeArgs,
+    /// Also nodes that may hold an account, or are being worked on
+    #[arg(long)]
+    force: bool,
 }
 
 pub(super) fn node_argument(text: &str) -> Result<String, String> {
@@ -128,10 +138,25 @@ pub async fn lift(context: &Context, args: NodeArgs) -> Result<(), CliError> {
     lifted.finish(context, "lifted")
 }
 
+/// Forgets nodes: their machines may register again as new ones.
+pub async fn forget(context: &Context, args: ForgetArgs) -> Result<(), CliError> {
+    let client = context.client()?;
+    let nodes = find_all(&client, &args.which.nodes).await?;
+    let mut outcomes = Vec::with_capacity(nodes.len());
+    for node in &nodes {
+        let path = format!("/api/admin/nodes/{}/forget", node.node_id);
+        outcomes.push(client.post(Post::new(&path, json!({ "force": args.force }))).await);
+    }
+    let forgotten = done(&nodes, outcomes, |node| {
+        format!("{} is forgotten; its name, address and host key are free", node.hostname)
+    });
+    forgotten.finish(context, "forgotten")
+}
+
 /// What came of a command for several nodes.
 struct Done {
     asked: usize,
-    /// The nodes as the API shows them afterwards.
+    /// The nodes as the API shows them afterwards; of those that are gone its reply.
     views: Vec<Value>,
     failures: Vec<(String, CliError)>,
 }

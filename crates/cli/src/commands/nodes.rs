@@ -1,7 +1,7 @@
 //! `nodes`: their list, and what is done with them.
 
 use super::{
-    drain::{self, DrainArgs, NodeArgs},
+    drain::{self, DrainArgs, ForgetArgs, NodeArgs},
     node_show,
 };
 use crate::{
@@ -31,6 +31,8 @@ enum NodesCommand {
     Undrain(NodeArgs),
     /// Put quarantined nodes back into use (admin)
     Lift(NodeArgs),
+    /// Forget nodes whose machines are gone or were set up anew (admin)
+    Forget(ForgetArgs),
 }
 
 /// Runs the subcommand.
@@ -41,6 +43,7 @@ pub async fn run(context: &Context, args: NodesArgs) -> Result<(), CliError> {
         Some(NodesCommand::Drain(args)) => drain::drain(context, args).await,
         Some(NodesCommand::Undrain(args)) => drain::undrain(context, args).await,
         Some(NodesCommand::Lift(args)) => drain::lift(context, args).await,
+        Some(NodesCommand::Forget(args)) => drain::forget(context, args).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `orion nodes drain`, `undrain` and `lift`: which nodes are meant, what is sent, and what the progress shows.
+//! `orion nodes drain`, `undrain`, `lift` and `forget`: which nodes are meant, what is sent, and what the progress shows.
 
 use crate::{
     Home,
@@ -135,6 +135,41 @@ fn one_node_that_is_refused_does_not_keep_the_others() {
     let ended = home.run(&["nodes", "lift", "1"]);
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), ""), "{ended:?}");
     assert!(ended.err.contains("✔ node-1 is out of quarantine"), "{ended:?}");
+}
+
+#[test]
+fn nodes_are_forgotten_by_name_and_what_keeps_one_is_told() {
+    let api = FakeApi::start(|request, _| match request.line.as_str() {
+        "GET /api/nodes?limit=1000" => {
+            Answer::Json(200, json!([node(1, &Value::Null), node(2, &Value::Null)]))
+        }
+        "POST /api/admin/nodes/1/forget" => {
+            Answer::Json(200, json!({"message": "Node forgotten", "node_id": 1, "hostname": "node-1"}))
+        }
+        _ => Answer::Json(
+            409,
+            json!({"kind": "node_leased", "detail": "lease 17 is on node 2", "hint": "end the lease first"}),
+        ),
+    });
+    let home = Home::logged_in(&api);
+    let ended = home.run(&["nodes", "forget", "node-1", "node-2"]);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(5), ""), "{ended:?}");
+    assert!(ended.err.contains("✔ node-1 is forgotten"), "{ended:?}");
+    assert!(
+        ended.err.contains("node-2: error: lease 17 is on node 2 · hint: end the lease first"),
+        "{ended:?}"
+    );
+    assert!(ended.err.ends_with("error: 1 of 2 nodes were not forgotten\n"), "{ended:?}");
+    let ended = home.run(&["-o", "json", "nodes", "forget", "--force", "NODE-1"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(serde_json::from_str::<Value>(&ended.out).unwrap()[0]["hostname"], "node-1");
+    let sent: Vec<Value> = api
+        .seen()
+        .into_iter()
+        .filter(|request| request.line.starts_with("POST"))
+        .map(|request| request.json())
+        .collect();
+    assert_eq!(sent, [json!({"force": false}), json!({"force": false}), json!({"force": true})]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod brake;
 mod doctor;
 mod drain;
 mod events;
+mod forgetting;
 mod idempotency;
 mod leases;
 mod mariadb;

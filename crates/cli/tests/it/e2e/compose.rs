@@ -3,6 +3,7 @@
 use super::{
     PATIENCE,
     programs::program,
+    system::ROOM,
     user::{Ticket, User, is_refused},
 };
 use orion_testkit::{Docker, free_port, wait_until};
@@ -147,6 +148,7 @@ pub async fn until_offered(admin: &User, count: usize, patience: Duration) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_lives_on_the_composed_stack_and_moves_when_its_container_is_killed() {
     let _alone = ALONE.lock().await;
+    let _room = ROOM.acquire_many(2).await.expect("never closed");
     let stack = Stack::start();
     let anyone = wait_until("the API answers through Caddy", BOOT, async || {
         let running = stack.docker.run(&["ps", "--quiet", "--filter", "name=orion_caddy_1"]);

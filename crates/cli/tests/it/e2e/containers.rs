@@ -4,7 +4,7 @@
 use super::{
     PATIENCE,
     compose::{ALONE, BOOT, programs, succeeded, until_offered},
-    system::{Database, System},
+    system::{Database, ROOM, System},
     user::{User, is_refused},
 };
 use orion_testkit::{Docker, KeyPair, wait_until};
@@ -130,13 +130,20 @@ fn static_agent() -> TempDir {
 async fn workers_as_containers_are_leased_and_fail_like_machines() {
     let _alone = ALONE.lock().await;
     let docker = Docker::shared();
-    docker.build_images(&programs(), &["worker"]);
-    docker.build_images(static_agent().path(), &["worker-alpine"]);
+    {
+        let _room = ROOM.acquire_many(2).await.expect("never closed");
+        docker.build_images(&programs(), &["worker"]);
+        docker.build_images(static_agent().path(), &["worker-alpine"]);
+    }
     let system = System::start(Database::Sqlite, 0).await;
     let containers = Containers { docker, system: &system };
     containers.launch("worker", &["2"]);
     containers.launch("worker-alpine", &["3"]);
     until_offered(system.admin(), 3, BOOT).await;
+    let nodes = system.admin().get("/api/nodes").await.expect(200);
+    for node in nodes.as_array().expect("a list") {
+        assert_eq!((&node["memory_mb"], &node["cpu_cores"]), (&json!(256), &json!(1)), "its limits: {node}");
+    }
     let dora = system.user("dora").await;
 
     a_system_without_glibc_is_leased(&containers, &dora).await;

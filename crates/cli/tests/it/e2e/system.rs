@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Systems that run at once: each has a handful of processes, and the machine may have two cores.
-static ROOM: Semaphore = Semaphore::const_new(3);
+pub static ROOM: Semaphore = Semaphore::const_new(3);
 
 /// Where a system keeps its state.
 #[derive(Clone, Copy, Debug)]
