@@ -16,7 +16,7 @@ use orion_store::{
     CreateUser, NewAccount, PlaceOutcome, PlaceRequest, Placement, RegisterNode, RegisterOutcome, Role,
     Store, StoreConfig,
 };
-use orion_testkit::{MariaDb, random_word};
+use orion_testkit::MariaDb;
 use sqlx::{MySqlPool, mysql::MySqlPoolOptions};
 use std::{path::Path, time::Duration};
 use tempfile::TempDir;
@@ -25,6 +25,9 @@ use tempfile::TempDir;
 pub const CONNECTIONS: u32 = 32;
 /// Registrations at once.
 const SIDE_BY_SIDE: usize = 16;
+/// What a tenant brings.
+pub const PUBLIC_KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 /// SHA-256 of no real join token.
 const JOIN_TOKEN: &str = "0000000000000000000000000000000000000000000000000000000000000007";
 
@@ -174,7 +177,7 @@ pub async fn place(store: &Store, user: UserId, count: usize) -> Result<Vec<Plac
 fn wish(user: UserId, count: usize, now: Timestamp) -> Result<PlaceRequest, Broken> {
     let account = || NewAccount {
         password_hash: Secret::new(format!("$6${}${}", "s".repeat(16), "h".repeat(86))),
-        public_key: Some(public_host_key(0)),
+        public_key: Some(PUBLIC_KEY.to_owned()),
     };
     Ok(PlaceRequest {
         user,
@@ -186,7 +189,7 @@ fn wish(user: UserId, count: usize, now: Timestamp) -> Result<PlaceRequest, Brok
         accounts: (0..count).map(|_| account()).collect(),
         tags: Vec::new(),
         on_node_loss: OnNodeLoss::Migrate,
-        request_key: random_word(),
+        request_key: format!("{:032x}", rand::random::<u128>()),
         idem: None,
         holder: "benchmark".into(),
         claim_ttl: Duration::from_secs(30),

@@ -1,5 +1,6 @@
 //! A claim of a free node by hand: `SELECT … FOR UPDATE SKIP LOCKED`; and the naive one, which is wrong.
 
+use crate::ground::PUBLIC_KEY;
 use sqlx::MySqlPool;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
@@ -56,7 +57,7 @@ async fn try_skip_locked(pool: &MySqlPool, user: i64, uid: i64, now_us: i64) -> 
     .bind(user)
     .bind(uid)
     .bind(format!("$6${}${}", "s".repeat(16), "h".repeat(86)))
-    .bind("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti")
+    .bind(PUBLIC_KEY)
     .bind(now_us)
     .bind(node)
     .bind(node)

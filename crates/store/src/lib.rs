@@ -48,6 +48,7 @@ mod settings;
 mod stock;
 mod tally;
 mod transitions;
+mod uids;
 mod users;
 mod values;
 mod webhooks;
@@ -69,12 +70,14 @@ use db::Db;
 use orion_domain::Timestamp;
 use std::sync::Arc;
 use stock::Stock;
+use uids::UidDesk;
 
 /// The store. Cheap to clone; all clones share the connections.
 #[derive(Clone)]
 pub struct Store {
     db: Db,
     stock: Arc<Stock>,
+    uids: Arc<UidDesk>,
 }
 
 impl std::fmt::Debug for Store {
@@ -92,7 +95,7 @@ impl Store {
     pub async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         let db = Db::open(config).await?;
         migrate::run(&db).await?;
-        Ok(Self { db, stock: Arc::default() })
+        Ok(Self { db, stock: Arc::default(), uids: Arc::default() })
     }
 
     /// The database's clock, to compare one's own with.

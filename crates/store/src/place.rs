@@ -21,6 +21,7 @@ use crate::{
     rows::{NodeRecord, json, node_sql, on_node_loss_word},
     stock::{Pick, Picked, free_nodes},
     transitions::lease_event,
+    uids::{Wish, read_uid},
 };
 use orion_domain::{
     LeaseId, NodeId, Secret, Timestamp,
@@ -246,9 +247,11 @@ impl Store {
             Pick::Nodes(picked) => picked,
             Pick::TooFew(found) => return Ok(Ready::TooFew(found)),
         };
+        let count = u32::try_from(request.count).unwrap_or(u32::MAX);
         let mut at_least = request.first_uid;
         loop {
-            let Some(first) = self.reserve_uids(request, at_least).await? else {
+            let wish = Wish { count, at_least, last: request.last_uid };
+            let Some(first) = self.uids.reserve(&self.db, wish).await? else {
                 return Ok(Ready::UidsExhausted);
             };
             // Others where a node has given one of these to its own users.
@@ -262,26 +265,6 @@ impl Store {
                 return Ok(Ready::Nodes(picked, first));
             }
         }
-    }
-
-    /// `count` uids of the fleet that nobody had or will have, `at_least` or higher; the first of them. None when
-    /// there are no more.
-    async fn reserve_uids(&self, request: &PlaceRequest, at_least: u32) -> Result<Option<u32>> {
-        let count = i64::try_from(request.count).unwrap_or(i64::MAX);
-        let next = "GREATEST(CAST(value AS SIGNED), ?) + ?";
-        let sql = format!(
-            "UPDATE settings SET value = CAST(LAST_INSERT_ID({next}) AS CHAR) \
-             WHERE name = 'next_uid' AND value REGEXP '^[0-9]+$' AND {next} <= ?"
-        );
-        let beyond = i64::from(request.last_uid) + 1;
-        let values = vals![at_least, count, at_least, count, beyond];
-        let (changed, next) = self.db.alone(AssertSqlSafe(sql), values).await?;
-        if changed == 1 {
-            return Ok(u32::try_from(next - count).ok());
-        }
-        let value =
-            self.db.one::<(String,)>("SELECT value FROM settings WHERE name = 'next_uid'", vals![]).await?;
-        read_uid(value.map(|(value,)| value)).map(|_| None)
     }
 }
 
@@ -363,15 +346,6 @@ pub(crate) async fn next_uid(db: &Db, tx: &mut Tx) -> Result<u32> {
         "SELECT value FROM settings WHERE name = 'next_uid'",
     );
     read_uid(tx.one::<(String,)>(sql, vec![]).await?.map(|(value,)| value))
-}
-
-fn read_uid(value: Option<String>) -> Result<u32> {
-    let uid = value.as_deref().and_then(|value| value.parse().ok());
-    Ok(uid.ok_or_else(|| StoreError::Corrupt {
-        table: "settings",
-        id: 0,
-        detail: format!("next_uid: {value:?} is no uid"),
-    })?)
 }
 
 async fn insert_lease(

@@ -218,7 +218,11 @@ impl Watcher {
         if now.since(self.last_command) >= config.command_every {
             // The first of a node comes at once, the others are spread.
             let first = self.known_memory().is_none();
-            let early = if first { config.command_every.mul_f64(rand::random_range(0.0..1.0)) } else { Duration::ZERO };
+            let early = if first {
+                config.command_every.mul_f64(rand::random_range(0.0..1.0))
+            } else {
+                Duration::ZERO
+            };
             self.last_command = now.minus(early);
             let mut memory = None;
             let command = async {
