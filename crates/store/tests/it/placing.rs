@@ -15,6 +15,7 @@ on_both!(
     uids_only_grow_and_are_never_used_again,
     uids_of_a_nodes_subordinate_ranges_are_skipped,
     when_the_uids_are_used_up_nothing_is_placed,
+    a_request_that_comes_to_nothing_uses_up_no_uid,
     a_lease_name_is_unique_among_live_leases_and_free_after_the_end,
     a_placement_tells_its_holder_all_it_needs,
     a_node_that_is_claimed_while_a_placement_chooses_it_is_not_taken,
@@ -55,6 +56,10 @@ async fn tenants_in_a_hurry_never_share_a_node(world: World) {
     assert!(rented >= 20, "only {rented} leases were made");
     assert_eq!(world.count("SELECT COUNT(*) FROM leases").await, rented);
     assert_eq!(world.count("SELECT COUNT(*) FROM events WHERE kind = 'lease.placed'").await, rented);
+    let shrunk = "SELECT COUNT(*) FROM lease_nodes a JOIN lease_nodes b ON a.node_id = b.node_id AND a.id < b.id \
+                  JOIN leases former ON former.id = a.lease_id JOIN leases later ON later.id = b.lease_id \
+                  WHERE former.account_uid >= later.account_uid";
+    assert_eq!(world.count(shrunk).await, 0, "the uids of a node only grow");
     world.check_invariants().await;
 }
 
@@ -212,6 +217,21 @@ async fn when_the_uids_are_used_up_nothing_is_placed(world: World) {
     assert_eq!(world.count("SELECT COUNT(*) FROM leases").await, 0);
     wish.last_uid += 1;
     assert_eq!(world.place(&wish).await.len(), 2);
+}
+
+async fn a_request_that_comes_to_nothing_uses_up_no_uid(world: World) {
+    let user = world.user("alice").await;
+    world.free_nodes(2).await;
+    let mut named = world.wish(user, 1);
+    named.name = Some("train".parse().unwrap());
+    let lease = world.active_lease(&named).await;
+    for _ in 0..3 {
+        assert!(matches!(world.store.place(&named).await.unwrap(), PlaceOutcome::NameTaken(_)));
+        let outcome = world.store.place(&world.wish(user, 2)).await.unwrap();
+        assert!(matches!(outcome, PlaceOutcome::TooFew { found: 1, .. }), "{outcome:?}");
+    }
+    let next = world.active_lease(&world.wish(user, 1)).await;
+    assert_eq!(next.account.uid, lease.account.uid + 1);
 }
 
 async fn a_lease_name_is_unique_among_live_leases_and_free_after_the_end(world: World) {
