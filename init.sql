@@ -306,3 +306,6 @@ INSERT IGNORE INTO settings (name, value) VALUES ('next_uid', '0');
 
 -- The brake, off: the row is there from the start, so that whoever reads it before a node is given up locks it.
 INSERT IGNORE INTO settings (name, value) VALUES ('brake', '{"engaged":false,"since":null}');
+
+-- The leases of the last hour, for the checks of every minute.
+ALTER TABLE leases ADD KEY IF NOT EXISTS leases_ended (ended_at);

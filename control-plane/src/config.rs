@@ -53,6 +53,8 @@ pub struct Config {
     pub unread_timeout: Duration,
     /// Most agents' links and event streams at once, each.
     pub streams_max: usize,
+    /// Most event streams of one user at once.
+    pub streams_of_user_max: usize,
 }
 
 impl Config {
@@ -71,6 +73,7 @@ impl Config {
             head_timeout: Duration::from_secs(75),
             unread_timeout: Duration::from_secs(30),
             streams_max: 20_000,
+            streams_of_user_max: 100,
         }
     }
 
@@ -97,6 +100,8 @@ impl Config {
             config.request_timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
         }
         config.streams_max = sources.number("streams_max", 1)?.unwrap_or(config.streams_max);
+        config.streams_of_user_max =
+            sources.number("streams_of_user_max", 1)?.unwrap_or(config.streams_of_user_max);
         Ok(config)
     }
 }

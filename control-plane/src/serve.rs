@@ -21,6 +21,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// None today: what the listener refuses is logged and tried again.
 pub async fn serve(app: App, listener: TcpListener) -> std::io::Result<()> {
     app.tasks.spawn(app.clone().tend_links());
+    app.tasks.spawn(app.clone().tell_streams());
     let router = router(app.clone());
     let connections = TaskTracker::new();
     loop {

@@ -1,71 +1,52 @@
 //! The event feed: what the caller may see, without gaps, at least once.
 
-use crate::{App, app::views::EventView, auth::Caller, error::ApiError};
+use crate::{
+    App,
+    app::{
+        streams::{Joined, Place},
+        views::EventView,
+    },
+    auth::Caller,
+    error::ApiError,
+};
 use axum::response::sse;
 use futures_util::Stream;
-use orion_domain::EventId;
-use orion_store::{Event, EventTail};
-use std::{convert::Infallible, time::Duration};
-use tokio::sync::mpsc;
+use orion_domain::{EventId, UserId};
+use orion_store::{Event, EventTail, StoreError};
+use std::{collections::HashSet, convert::Infallible, time::Duration};
+use tokio::sync::{broadcast::error::RecvError, mpsc};
 
 /// Events that may wait for a slow reader.
 const QUEUE_MAX: usize = 256;
 /// Most events of one reply that does not follow.
 const SO_FAR_MAX: u32 = 1_000;
-/// How often the log is read when nobody nudges.
-const POLL_EVERY: Duration = Duration::from_secs(1);
+/// Pause after the database could not be read.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+type Frame = Result<sse::Event, Infallible>;
 
 impl App {
     /// The feed from now on, or from after `last`.
     ///
     /// # Errors
-    /// 503 when too many streams are open, or the database is away.
+    /// 429 when the caller has too many streams open, 503 when all have, or the database is away.
     pub async fn event_feed(
         &self,
         who: Caller,
         last: Option<EventId>,
-    ) -> Result<impl Stream<Item = Result<sse::Event, Infallible>> + use<>, ApiError> {
-        let permit = self
-            .streams
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| ApiError::unavailable("too many event streams are open; close some"))?;
-        let mut tail = match last {
-            Some(last) => EventTail::resume(&self.store, last, self.now()).await?,
-            None => EventTail::from_now(&self.store, self.now()).await?,
+    ) -> Result<impl Stream<Item = Frame> + use<>, ApiError> {
+        let place = self.take_stream(who.user)?;
+        let joined = self.join_streams().await?;
+        let resume = match last {
+            Some(last) => Some(EventTail::resume(&self.store, last, self.now()).await?.position()),
+            None => None,
         };
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         // Says where the stream begins, so that a client whose stream breaks before the first event can resume.
-        let mut reached = tail.position();
-        let begin = sse::Event::default().id(reached.to_string());
-        sender.try_send(Ok(begin)).map_err(ApiError::internal)?;
-        let app = self.clone();
-        self.tasks.spawn(async move {
-            let _permit = permit;
-            let mut nudged = app.fleet.nudge.listen();
-            loop {
-                let events = match tail.poll(&app.store, app.now()).await {
-                    Ok(events) => events,
-                    Err(error) => {
-                        tracing::debug!(%error, "the event log could not be read");
-                        Vec::new()
-                    }
-                };
-                for event in events.into_iter().filter(|event| may_see(&who, event)) {
-                    // What comes again or late does not set its reader back.
-                    reached = reached.max(event.id);
-                    let sent = sender.send_timeout(Ok(as_sse(event, reached)), app.config.unread_timeout);
-                    if sent.await.is_err() {
-                        return;
-                    }
-                }
-                tokio::select! {
-                    () = app.shutdown.cancelled() => return,
-                    () = sender.closed() => return,
-                    () = nudged.within(POLL_EVERY) => tokio::time::sleep(Duration::from_millis(20)).await,
-                }
-            }
-        });
+        let reached = resume.unwrap_or(joined.position);
+        sender.try_send(Ok(sse::Event::default().id(reached.to_string()))).map_err(ApiError::internal)?;
+        let feed = Feed { app: self.clone(), user: own(&who), reached, sender, _place: place };
+        self.tasks.spawn(feed.run(joined, resume.is_some()));
         Ok(futures_util::stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|event| (event, receiver))
         }))
@@ -79,9 +60,8 @@ impl App {
         &self,
         who: Caller,
         last: Option<EventId>,
-    ) -> Result<impl Stream<Item = Result<sse::Event, Infallible>> + use<>, ApiError> {
-        let user = (!who.is_admin()).then_some(who.user);
-        let events = self.store.events_visible_to(user, last.unwrap_or(EventId(0)), SO_FAR_MAX).await?;
+    ) -> Result<impl Stream<Item = Frame> + use<>, ApiError> {
+        let events = self.store.events_visible_to(own(&who), last.unwrap_or(EventId(0)), SO_FAR_MAX).await?;
         Ok(futures_util::stream::iter(events.into_iter().map(|event| {
             let id = event.id;
             Ok(as_sse(event, id))
@@ -89,9 +69,105 @@ impl App {
     }
 }
 
-/// Users see what is about them; admins see all.
-fn may_see(who: &Caller, event: &Event) -> bool {
-    who.is_admin() || event.user == Some(who.user)
+/// Whose events the caller may see; none: admins see all.
+fn own(who: &Caller) -> Option<UserId> {
+    (!who.is_admin()).then_some(who.user)
+}
+
+/// The task that serves one stream.
+struct Feed {
+    app: App,
+    /// None: of all.
+    user: Option<UserId>,
+    /// Where its reader would resume. What comes again or late does not set it back.
+    reached: EventId,
+    sender: mpsc::Sender<Frame>,
+    _place: Place,
+}
+
+/// The reader is gone, does not read, or the process stops.
+struct Over;
+
+impl Feed {
+    async fn run(mut self, joined: Joined, behind: bool) {
+        let (shutdown, reader) = (self.app.shutdown.clone(), self.sender.clone());
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = reader.closed() => {}
+            _over = self.serve(joined, behind) => {}
+        }
+    }
+
+    async fn serve(&mut self, mut joined: Joined, mut behind: bool) -> Result<Infallible, Over> {
+        loop {
+            let known = if behind { self.catch_up(joined.settled).await? } else { HashSet::new() };
+            self.follow(&mut joined, &known).await?;
+            // Too slow: it goes on from where it was, out of the log.
+            behind = true;
+            joined = loop {
+                match self.app.join_streams().await {
+                    Ok(joined) => break joined,
+                    Err(error) => unreadable(&error).await,
+                }
+            };
+        }
+    }
+
+    /// Sends what the log has by now. What of it may be told to those who joined, too, is given back.
+    async fn catch_up(&mut self, settled: EventId) -> Result<HashSet<EventId>, Over> {
+        let mut known = HashSet::new();
+        let store = self.app.store.clone();
+        let mut from = loop {
+            match EventTail::resume(&store, self.reached, self.app.now()).await {
+                Ok(tail) => break tail.settled(),
+                Err(error) => unreadable(&error).await,
+            }
+        };
+        loop {
+            let page = match store.events_visible_to(self.user, from, SO_FAR_MAX).await {
+                Ok(page) => page,
+                Err(error) => {
+                    unreadable(&error).await;
+                    continue;
+                }
+            };
+            let is_last = page.len() < SO_FAR_MAX as usize;
+            for event in page {
+                from = event.id;
+                if event.id > settled {
+                    known.insert(event.id);
+                }
+                self.send(event).await?;
+            }
+            if is_last {
+                return Ok(known);
+            }
+        }
+    }
+
+    /// Sends what happens, until the reader lags too far behind.
+    async fn follow(&mut self, joined: &mut Joined, known: &HashSet<EventId>) -> Result<(), Over> {
+        loop {
+            match joined.events.recv().await {
+                Ok(event) if known.contains(&event.id) => {}
+                Ok(event) if self.user.is_some() && self.user != event.user => {}
+                Ok(event) => self.send(Event::clone(&event)).await?,
+                Err(RecvError::Lagged(_)) => return Ok(()),
+                Err(RecvError::Closed) => return Err(Over),
+            }
+        }
+    }
+
+    async fn send(&mut self, event: Event) -> Result<(), Over> {
+        self.reached = self.reached.max(event.id);
+        let frame = as_sse(event, self.reached);
+        self.sender.send_timeout(Ok(frame), self.app.config.unread_timeout).await.map_err(|_| Over)
+    }
+}
+
+async fn unreadable(error: &StoreError) {
+    tracing::debug!(%error, "the event log could not be read");
+    tokio::time::sleep(AGAIN_AFTER).await;
 }
 
 /// `reached` is where a reader goes on after this event.

@@ -10,6 +10,7 @@ pub mod links;
 pub mod registration;
 pub mod rent;
 pub mod reset;
+pub mod streams;
 pub mod views;
 
 use crate::{Config, crypto::jwt::Tokens, limit::LoginLimiter};
@@ -46,8 +47,8 @@ pub struct Parts {
     pub tasks: TaskTracker,
     /// Set when the process is to end.
     pub shutdown: CancellationToken,
-    /// Event streams that may be open at once.
-    pub streams: Arc<Semaphore>,
+    /// The open event streams.
+    pub streams: streams::Streams,
     /// Password hashes that may be computed at once: each takes 19 MiB and a core.
     pub hashing: Arc<Semaphore>,
     /// Placements that may be in the database at once: there each waits for the one before it, and each
@@ -60,7 +61,7 @@ impl App {
     pub fn new(config: Config, fleet: Fleet, keys: &Keys, shutdown: CancellationToken) -> Self {
         fleet.metrics.serve_api();
         let tokens = Tokens::new(&keys.jwt, config.token_lifetime);
-        let streams = Arc::new(Semaphore::new(config.streams_max));
+        let streams = streams::Streams::new(config.streams_max, config.streams_of_user_max);
         Self(Arc::new(Parts {
             store: fleet.store.clone(),
             tokens,

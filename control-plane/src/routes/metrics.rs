@@ -13,7 +13,6 @@ use orion_fleet::metrics::OPEN_METRICS;
         content_type = "application/openmetrics-text"))
 )]
 pub async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    let streams = app.config.streams_max.saturating_sub(app.streams.available_permits());
-    app.fleet.metrics.hold(app.links.count(), streams);
+    app.fleet.metrics.hold(app.links.count(), app.streams.count());
     ([(header::CONTENT_TYPE, OPEN_METRICS)], app.fleet.metrics_text().await)
 }

@@ -178,7 +178,6 @@ async fn a_reader_that_never_reads_is_disconnected_and_holds_up_nobody() {
     let api =
         Api::start_with(Database::Sqlite, |config| config.unread_timeout = Duration::from_secs(2)).await;
     let boss = api.admin("boss").await;
-    let free = api.app.streams.available_permits();
 
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4_096).expect("a small buffer");
@@ -189,7 +188,7 @@ async fn a_reader_that_never_reads_is_disconnected_and_holds_up_nobody() {
     let head = format!("GET /api/events?after=0 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {boss}\r\n\r\n");
     idle.write_all(head.as_bytes()).await.expect("sent");
     orion_testkit::wait_until("its stream is open", PATIENCE, async || {
-        (api.app.streams.available_permits() == free - 1).then_some(())
+        (api.app.streams.count() == 1).then_some(())
     })
     .await;
 
@@ -210,7 +209,7 @@ async fn a_reader_that_never_reads_is_disconnected_and_holds_up_nobody() {
     }
     writers.join_all().await;
     orion_testkit::wait_until("the stream of the idle one is over", PATIENCE, async || {
-        (api.app.streams.available_permits() == free - 1).then_some(())
+        (api.app.streams.count() == 1).then_some(())
     })
     .await;
     // What was on its way still comes; then the connection is closed.
@@ -221,6 +220,59 @@ async fn a_reader_that_never_reads_is_disconnected_and_holds_up_nobody() {
     let all = usize::try_from(EVENTS).expect("few") * text.len();
     assert!(rest.len() < all, "everything was kept for it: {} bytes of {all}", rest.len());
     drop(reading);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_falls_far_behind_and_then_reads_gets_everything() {
+    const EVENTS: i64 = 6_000;
+    // All events together are larger than what a connection may buffer.
+    let text = "x".repeat(4_000);
+    let api = Api::start(Database::Sqlite).await;
+    let boss = api.admin("boss").await;
+    let mut feed = Feed::open(&api, &boss, None).await;
+    let mut writers = JoinSet::new();
+    for part in 0..4 {
+        let (store, text) = (api.app.store.clone(), text.clone());
+        writers.spawn(async move {
+            for number in (part..EVENTS).step_by(4) {
+                write(&store, number, &text, SystemClock.now()).await;
+            }
+        });
+    }
+    writers.join_all().await;
+    let (mut seen, mut again) = (HashSet::new(), 0);
+    while seen.len() < usize::try_from(EVENTS).expect("few") {
+        let told = tokio::time::timeout(PATIENCE, feed.next()).await.expect("it is served");
+        if let Some(number) = told.expect("the feed goes on").and_then(|told| told.number()) {
+            again += usize::from(!seen.insert(number));
+        }
+    }
+    assert!(again > 0, "it fell behind, and went on from before the place where it was");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_has_so_many_streams_and_no_more() {
+    let api = Api::start_with(Database::Sqlite, |config| config.streams_of_user_max = 2).await;
+    let (alice, bob) = (api.user("alice").await, api.user("bob").await);
+    let status = async |token: &str| {
+        let request = api.request(Method::GET, "/api/events").bearer_auth(token);
+        request.send().await.expect("a reply").status().as_u16()
+    };
+    let mut open = vec![Feed::open(&api, &alice, None).await, Feed::open(&api, &alice, Some(0)).await];
+    assert_eq!(status(&alice).await, 429);
+    let other = Feed::open(&api, &bob, None).await;
+    open.pop();
+    orion_testkit::wait_until("there is a place again", PATIENCE, async || {
+        (api.app.streams.count() == 2).then_some(())
+    })
+    .await;
+    open.push(Feed::open(&api, &alice, None).await);
+    assert_eq!(status(&alice).await, 429);
+    drop((open, other));
+    orion_testkit::wait_until("all places are free", PATIENCE, async || {
+        (api.app.streams.count() == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

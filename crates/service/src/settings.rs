@@ -41,6 +41,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("rent_count_max", "most nodes in one rental (100)"),
     ("request_timeout_s", "longest a request may take, in seconds (90)"),
     ("streams_max", "most agents' links, and most event streams, of one process (20000)"),
+    ("streams_of_user_max", "most event streams of one user in one process (100)"),
     ("token_hours", "how long an access token lives, in hours (24)"),
     ("trusted_proxies", "addresses or networks whose X-Forwarded-For is believed, with commas (none)"),
 ];

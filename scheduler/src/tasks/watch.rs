@@ -425,7 +425,11 @@ impl Watcher {
     /// The verdict that is left if nothing may be given up now.
     fn held_back(&self, verdict: &Verdict) -> Option<Verdict> {
         let hold = self.scheduler.config.hold_after_start;
-        let why = self.scheduler.fleetwide.holds_back(self.id, hold, self.now())?;
+        let why = if self.scheduler.fleet.may_claim() {
+            self.scheduler.fleetwide.holds_back(self.id, hold, self.now())?
+        } else {
+            "this machine's clock is off the database's".to_owned()
+        };
         let reason = format!("{}; not given up: {why}", verdict.reason);
         Some(Verdict { health: Health::Suspect, reason })
     }
