@@ -16,11 +16,15 @@ use crate::error::ApiError;
 use axum::{
     body::HttpBody,
     extract::{FromRequest, FromRequestParts, OptionalFromRequest, Request, rejection::JsonRejection},
-    http::{StatusCode, request::Parts},
+    http::{StatusCode, header, request::Parts},
+    response::{AppendHeaders, IntoResponse},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
+
+/// About as long is an entry of a list.
+const ENTRY_BYTES: usize = 1_024;
 
 /// What was done, in a sentence.
 #[derive(Serialize, ToSchema)]
@@ -137,4 +141,19 @@ pub fn next_link(path: &str, full: bool, last: Option<i64>, limit: u32, all: boo
     let last = last.filter(|_| full)?;
     let all = if all { "&all=true" } else { "" };
     Some(format!("<{path}?limit={limit}&cursor={last}{all}>; rel=\"next\""))
+}
+
+/// The entries of one page as JSON, and where the next one is.
+///
+/// # Errors
+/// 500 for what is no JSON.
+pub fn page_reply<T: Serialize>(
+    entries: &[T],
+    next: Option<String>,
+) -> Result<impl IntoResponse + use<T>, ApiError> {
+    // Into a Vec: the buffer of [`axum::Json`] copies each of the many small pieces at a greater cost.
+    let mut body = Vec::with_capacity(entries.len() * ENTRY_BYTES);
+    serde_json::to_writer(&mut body, entries).map_err(ApiError::internal)?;
+    let next = AppendHeaders(next.map(|next| (header::LINK, next)));
+    Ok((next, [(header::CONTENT_TYPE, "application/json")], body))
 }

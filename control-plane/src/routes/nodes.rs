@@ -1,12 +1,11 @@
 //! `GET /api/nodes`.
 
-use super::{PageQuery, Query, next_link, parse_id};
+use super::{PageQuery, Query, next_link, page_reply, parse_id};
 use crate::{App, app::views::NodeView, auth::Caller, error::ApiError};
 use axum::{
     Json,
     extract::{Path, State},
-    http::header,
-    response::{AppendHeaders, IntoResponse},
+    response::IntoResponse,
 };
 use orion_domain::NodeId;
 
@@ -43,7 +42,7 @@ pub async fn list(
             NodeView::new(node, lease, viewer).with_drain(drain)
         })
         .collect();
-    Ok((AppendHeaders(next.map(|next| (header::LINK, next))), Json(views)))
+    page_reply(&views, next)
 }
 
 /// One node

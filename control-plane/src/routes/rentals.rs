@@ -1,6 +1,6 @@
 //! `/api/rent`, `/api/release`, `/api/extend`, `/api/rentals`: where a rental begins.
 
-use super::{Body, PageQuery, Query, next_link};
+use super::{Body, PageQuery, Query, next_link, page_reply};
 use crate::{
     App,
     app::{
@@ -15,8 +15,8 @@ use crate::{
 use axum::{
     Json,
     extract::{Path, State},
-    http::{HeaderMap, header},
-    response::{AppendHeaders, IntoResponse},
+    http::HeaderMap,
+    response::IntoResponse,
 };
 use orion_domain::{LeaseId, Timestamp, lease::Phase};
 use serde::{Deserialize, Serialize};
@@ -166,7 +166,7 @@ pub async fn list(
     let last = rows.last().map(|row| row.lease.id.0);
     let next = next_link("/api/rentals", rows.len() == limit as usize, last, limit, all);
     let views: Vec<RentalView> = rows.iter().map(RentalView::new).collect();
-    Ok((AppendHeaders(next.map(|next| (header::LINK, next))), Json(views)))
+    page_reply(&views, next)
 }
 
 /// One lease, with its history

@@ -4,6 +4,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::time::Duration;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+/// Bytes of the longest time of RFC 3339 with nanoseconds, with room.
+const RFC3339_MAX: usize = 40;
+
 /// Microseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
@@ -40,6 +43,15 @@ impl Timestamp {
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
+
+    /// None outside of the years 0 to 9999.
+    fn rfc3339(self, buffer: &mut [u8; RFC3339_MAX]) -> Option<&str> {
+        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1000).ok()?;
+        let mut free = buffer.as_mut_slice();
+        at.format_into(&mut free, &Rfc3339).ok()?;
+        let written = RFC3339_MAX - free.len();
+        std::str::from_utf8(buffer.get(..written)?).ok()
+    }
 }
 
 fn micros(length: Duration) -> i64 {
@@ -49,11 +61,8 @@ fn micros(length: Duration) -> i64 {
 impl std::fmt::Display for Timestamp {
     /// RFC 3339 in UTC with microseconds, as the API shows it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1000)
-            .ok()
-            .and_then(|at| at.format(&Rfc3339).ok());
-        match text {
-            Some(text) => f.write_str(&text),
+        match self.rfc3339(&mut [0; RFC3339_MAX]) {
+            Some(text) => f.write_str(text),
             None => write!(f, "@{}us", self.0),
         }
     }
@@ -72,7 +81,10 @@ impl std::str::FromStr for Timestamp {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        match self.rfc3339(&mut [0; RFC3339_MAX]) {
+            Some(text) => serializer.serialize_str(text),
+            None => serializer.collect_str(self),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     model::StoreConfig,
     retries::Retries,
 };
+use futures_util::{TryStreamExt as _, stream::BoxStream};
 use sqlx::{
     Connection, Encode, Executor, FromRow, MySql, SqlSafeStr, SqlStr, Sqlite, Type,
     mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool, MySqlPoolOptions, MySqlRow},
@@ -59,6 +60,23 @@ where
         Val::Text(value) => query.bind(value),
         Val::Bytes(value) => query.bind(value),
     })
+}
+
+/// Reads rows while the server still sends others. All are taken off the connection, also behind one that cannot be
+/// read.
+async fn decoded<T: for<'r> FromRow<'r, R>, R: sqlx::Row>(
+    mut rows: BoxStream<'_, std::result::Result<R, sqlx::Error>>,
+) -> std::result::Result<std::result::Result<Vec<T>, sqlx::Error>, sqlx::Error> {
+    let mut records = Ok(Vec::new());
+    while let Some(row) = rows.try_next().await? {
+        if let Ok(read) = &mut records {
+            match T::from_row(&row) {
+                Ok(record) => read.push(record),
+                Err(error) => records = Err(error),
+            }
+        }
+    }
+    Ok(records)
 }
 
 async fn limited<T>(work: impl Future<Output = std::result::Result<T, sqlx::Error>>) -> Result<T> {
@@ -220,15 +238,13 @@ impl Db {
         match self {
             Self::Lite { readers, .. } => {
                 let mut held = held(readers).await?;
-                let rows =
-                    settled(limited(bound::<Sqlite>(sql, values).fetch_all(held.get()?)).await, &mut held)?;
-                rows.iter().map(T::from_row).collect::<std::result::Result<_, _>>().map_err(Fault::from)
+                let rows = limited(decoded(bound::<Sqlite>(sql, values).fetch(held.get()?))).await;
+                settled(rows, &mut held)?.map_err(Fault::from)
             }
             Self::Maria(hosts) => {
                 let mut held = held(hosts.pool()).await?;
-                let rows =
-                    settled(limited(bound::<MySql>(sql, values).fetch_all(held.get()?)).await, &mut held)?;
-                rows.iter().map(T::from_row).collect::<std::result::Result<_, _>>().map_err(Fault::from)
+                let rows = limited(decoded(bound::<MySql>(sql, values).fetch(held.get()?))).await;
+                settled(rows, &mut held)?.map_err(Fault::from)
             }
         }
     }
@@ -316,15 +332,9 @@ impl Open {
     }
 
     pub(crate) async fn fetch<T: Record>(&mut self, sql: SqlStr, values: Vec<Val>) -> Result<Vec<T>> {
-        let rows: std::result::Result<Vec<T>, sqlx::Error> = match self {
-            Self::Maria(held) => {
-                let rows = limited(bound::<MySql>(sql, values).fetch_all(held.get()?)).await?;
-                rows.iter().map(T::from_row).collect()
-            }
-            Self::Lite(held) => {
-                let rows = limited(bound::<Sqlite>(sql, values).fetch_all(held.get()?)).await?;
-                rows.iter().map(T::from_row).collect()
-            }
+        let rows = match self {
+            Self::Maria(held) => limited(decoded(bound::<MySql>(sql, values).fetch(held.get()?))).await?,
+            Self::Lite(held) => limited(decoded(bound::<Sqlite>(sql, values).fetch(held.get()?))).await?,
         };
         rows.map_err(Fault::from)
     }

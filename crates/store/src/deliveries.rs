@@ -10,7 +10,7 @@ use crate::{
     error::{Result, StoreError},
     events::new_ulid,
     model::Event,
-    rows::{EventRecord, clip},
+    rows::{EventRecord, clip, event_sql},
     webhooks::{Webhook, WebhookRecord, webhook_sql},
 };
 use orion_domain::{DeliveryId, Timestamp, WebhookId};
@@ -202,8 +202,7 @@ impl Store {
             let row = tx.one::<(i64, i64, i64)>(sql, vals![id]).await?;
             let Some((webhook, event, attempts)) = row else { return Ok(None) };
             let webhook = tx.one::<WebhookRecord>(webhook_sql("WHERE id = ?"), vals![webhook]).await?;
-            let sql = "SELECT id, uid, at, kind, lease_id, node_id, user_id, data FROM events WHERE id = ?";
-            let event = tx.one::<EventRecord>(sql, vals![event]).await?;
+            let event = tx.one::<EventRecord>(event_sql("WHERE e.id = ?"), vals![event]).await?;
             let (Some(webhook), Some(event)) = (webhook, event) else { return Ok(None) };
             Ok(Some(DeliveryClaim {
                 id,

@@ -9,11 +9,12 @@ use crate::{
     Store,
     attempts::{Tx, transaction},
     claims::CLAIMABLE,
-    db::{Val, vals},
+    db::vals,
     error::{Cas, Fault, Result, StoreError},
-    nodes::{NodeChange, places},
+    nodes::NodeChange,
     rows::{LeaseRecord, clip, each, lease_sql},
     transitions::lease_event,
+    values::in_lists,
 };
 use orion_domain::{
     LeaseId, NodeId, Timestamp, UserId,
@@ -273,13 +274,11 @@ impl Store {
         nodes: &[NodeId],
     ) -> Result<HashMap<NodeId, Vec<LeaseId>>, StoreError> {
         let mut leaving: HashMap<NodeId, Vec<LeaseId>> = HashMap::new();
-        for batch in nodes.chunks(500) {
+        for (list, values) in in_lists(nodes) {
             let sql = format!(
                 "SELECT from_node, id FROM leases WHERE state = 'migrating' AND occupies_node <> from_node \
-                 AND from_node IN ({}) ORDER BY id",
-                places(batch.len())
+                 AND from_node IN ({list}) ORDER BY id"
             );
-            let values: Vec<Val> = batch.iter().copied().map(Val::from).collect();
             for (node, lease) in self.db.all::<(i64, i64)>(AssertSqlSafe(sql), values).await? {
                 leaving.entry(NodeId(node)).or_default().push(LeaseId(lease));
             }

@@ -9,7 +9,7 @@ use crate::{
     db::{Val, vals},
     error::{Result, StoreError},
     model::{Event, NewEvent},
-    rows::{EventRecord, each, json},
+    rows::{EventRecord, each, event_sql, json},
 };
 use orion_domain::{EventId, LeaseId, NodeId, Timestamp, UserId};
 use sqlx::AssertSqlSafe;
@@ -27,10 +27,6 @@ const POLL_MAX: u32 = 2_000;
 pub(crate) fn new_ulid(now: Timestamp) -> String {
     let millis = u64::try_from(now.as_micros() / 1000).unwrap_or(0);
     ulid::Ulid::from_parts(millis, rand::random::<u128>()).to_string()
-}
-
-fn event_sql(rest: &str) -> AssertSqlSafe<String> {
-    AssertSqlSafe(format!("SELECT id, uid, at, kind, lease_id, node_id, user_id, data FROM events {rest}"))
 }
 
 impl Tx {

@@ -7,8 +7,8 @@ use crate::{
     db::vals,
     error::{Fault, Result, StoreError},
     model::{ForgetOutcome, ForgetRequest, Forgotten},
-    nodes::places,
     rows::NodeRecord,
+    values::in_lists,
 };
 use orion_domain::{
     LeaseId, NodeId, Timestamp,
@@ -18,8 +18,6 @@ use serde_json::json;
 use sqlx::AssertSqlSafe;
 use std::collections::HashSet;
 
-/// Nodes that one statement asks for.
-const BATCH: usize = 500;
 /// A lease that leaves this node for another one; binds the node twice.
 const LEAVING: &str =
     "SELECT id FROM leases WHERE state = 'migrating' AND from_node = ? AND occupies_node <> ?";
@@ -82,9 +80,8 @@ impl Store {
     /// [`StoreError`].
     pub async fn nodes_gone(&self, ids: &[NodeId]) -> Result<Vec<NodeId>, StoreError> {
         let mut there = HashSet::with_capacity(ids.len());
-        for batch in ids.chunks(BATCH) {
-            let sql = format!("SELECT id FROM nodes WHERE id IN ({})", places(batch.len()));
-            let values = batch.iter().copied().map(Into::into).collect();
+        for (list, values) in in_lists(ids) {
+            let sql = format!("SELECT id FROM nodes WHERE id IN ({list})");
             let rows = self.db.all::<(i64,)>(AssertSqlSafe(sql), values).await?;
             there.extend(rows.into_iter().map(|(id,)| NodeId(id)));
         }

@@ -5,8 +5,8 @@ use crate::{
     db::{Val, vals},
     error::{Result, StoreError},
     model::{LeaseNodeEntry, LeaseRow},
-    nodes::places,
     rows::{LeaseNodeRecord, LeaseRecord, each, lease_sql},
+    values::in_lists,
 };
 use orion_domain::{
     LeaseId, NodeId, Timestamp, UserId,
@@ -103,9 +103,8 @@ impl Store {
     /// [`StoreError`].
     pub async fn leases_on_nodes(&self, nodes: &[NodeId]) -> Result<HashMap<NodeId, Lease>, StoreError> {
         let mut found = HashMap::with_capacity(nodes.len());
-        for batch in nodes.chunks(500) {
-            let rest = format!("WHERE l.occupies_node IN ({})", places(batch.len()));
-            let values = batch.iter().copied().map(Val::from).collect();
+        for (list, values) in in_lists(nodes) {
+            let rest = format!("WHERE l.occupies_node IN ({list})");
             let leases = self.leases_where(&rest, values).await?;
             found.extend(leases.into_iter().filter_map(|lease| Some((lease.state.occupies()?, lease))));
         }

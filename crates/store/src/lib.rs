@@ -39,6 +39,7 @@ mod moves;
 mod nodes;
 mod place;
 mod reconcile;
+mod record;
 mod registration;
 mod restore;
 mod retries;

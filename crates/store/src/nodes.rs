@@ -8,7 +8,8 @@ use crate::{
     db::{Val, vals},
     error::{Cas, Fault, Result, StoreError},
     model::NodeGlance,
-    rows::{NodeRecord, clip, each, json, node_sql},
+    rows::{NodeRecord, NodeRow, clip, each, json, node_record_sql, node_sql},
+    values::in_lists,
 };
 use orion_domain::{
     NodeId, Timestamp,
@@ -20,11 +21,6 @@ use std::collections::HashMap;
 
 /// Rows of one statement in batches.
 const BATCH: usize = 500;
-
-/// `?, ?, ?` for `count` values.
-pub(crate) fn places(count: usize) -> String {
-    vec!["?"; count].join(", ")
-}
 
 /// A write on one node.
 #[derive(Default)]
@@ -40,7 +36,7 @@ pub(crate) struct NodeChange {
 
 impl Tx {
     pub(crate) async fn node_record(&mut self, id: NodeId) -> Result<Option<NodeRecord>> {
-        self.one(node_sql("WHERE n.id = ?"), vals![id]).await
+        self.one(node_record_sql("WHERE n.id = ?"), vals![id]).await
     }
 
     /// Writes one node by compare-and-swap and tells of it.
@@ -82,7 +78,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn node(&self, id: NodeId) -> Result<Option<Node>, StoreError> {
-        let record = self.db.one::<NodeRecord>(node_sql("WHERE n.id = ?"), vals![id]).await?;
+        let record = self.db.one::<NodeRow>(node_sql("WHERE n.id = ?"), vals![id]).await?;
         record.map(Node::try_from).transpose()
     }
 
@@ -92,7 +88,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn node_by_token_sha256(&self, sha256: &str) -> Result<Option<Node>, StoreError> {
         let sql = node_sql("WHERE n.node_token_sha256 = ?");
-        self.db.one::<NodeRecord>(sql, vals![sha256]).await?.map(Node::try_from).transpose()
+        self.db.one::<NodeRow>(sql, vals![sha256]).await?.map(Node::try_from).transpose()
     }
 
     /// The next `limit` nodes after `after`, by number.
@@ -101,7 +97,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn nodes_page(&self, after: NodeId, limit: u32) -> Result<Vec<Node>, StoreError> {
         let sql = node_sql("WHERE n.id > ? ORDER BY n.id LIMIT ?");
-        each(self.db.all::<NodeRecord>(sql, vals![after, limit]).await?)
+        each(self.db.all::<NodeRow>(sql, vals![after, limit]).await?)
     }
 
     /// Nodes written at `since` or later. A write becomes visible a moment after its time: overlap.
@@ -110,7 +106,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn nodes_changed_since(&self, since: Timestamp) -> Result<Vec<Node>, StoreError> {
         let sql = node_sql("WHERE n.changed_at >= ? ORDER BY n.id");
-        each(self.db.all::<NodeRecord>(sql, vals![since]).await?)
+        each(self.db.all::<NodeRow>(sql, vals![since]).await?)
     }
 
     /// The versions of all nodes; with `since` of those written then or later (see
@@ -132,7 +128,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn nodes_all(&self) -> Result<Vec<Node>, StoreError> {
-        each(self.db.all::<NodeRecord>(node_sql("ORDER BY n.id"), vec![]).await?)
+        each(self.db.all::<NodeRow>(node_sql("ORDER BY n.id"), vec![]).await?)
     }
 
     /// Admitted nodes that became `Suspect` or `Dead` at `since` or later: what may pull the brake.
@@ -157,10 +153,9 @@ impl Store {
     /// [`StoreError`].
     pub async fn nodes_of(&self, ids: &[NodeId]) -> Result<Vec<Node>, StoreError> {
         let mut nodes = Vec::with_capacity(ids.len());
-        for batch in ids.chunks(BATCH) {
-            let sql = node_sql(&format!("WHERE n.id IN ({})", places(batch.len())));
-            let values = batch.iter().copied().map(Val::from).collect();
-            nodes.extend(each::<_, Node>(self.db.all::<NodeRecord>(sql, values).await?)?);
+        for (list, values) in in_lists(ids) {
+            let sql = node_sql(&format!("WHERE n.id IN ({list})"));
+            nodes.extend(each::<_, Node>(self.db.all::<NodeRow>(sql, values).await?)?);
         }
         Ok(nodes)
     }
@@ -171,10 +166,8 @@ impl Store {
     /// [`StoreError`].
     pub async fn last_seen(&self, ids: &[NodeId]) -> Result<HashMap<NodeId, Timestamp>, StoreError> {
         let mut seen = HashMap::with_capacity(ids.len());
-        for batch in ids.chunks(BATCH) {
-            let list = places(batch.len());
+        for (list, values) in in_lists(ids) {
             let sql = format!("SELECT node_id, last_seen FROM node_seen WHERE node_id IN ({list})");
-            let values = batch.iter().copied().map(Val::from).collect();
             let rows = self.db.all::<(i64, i64)>(AssertSqlSafe(sql), values).await?;
             seen.extend(rows.into_iter().map(|(id, at)| (NodeId(id), Timestamp::from_micros(at))));
         }
@@ -264,7 +257,7 @@ impl Store {
                 sets: "host_keys = ?, host_key_fp = ?, admission = 'admitted'",
                 values: vals![json(&[key])?, fingerprint],
                 guard: "AND version = ? AND admission = 'pending' AND seen_fingerprint = ?",
-                guard_values: vals![record.version, fingerprint],
+                guard_values: vals![record.row.version, fingerprint],
                 event: Some(("node.admitted", json!({ "fingerprint": fingerprint }))),
             };
             tx.change_node(id, change, now).await

@@ -18,7 +18,7 @@ use crate::{
     events::new_ulid,
     idempotency::First,
     model::{NewAccount, PlaceOutcome, PlaceRequest, Placement},
-    rows::{NodeRecord, json, node_sql, on_node_loss_word},
+    rows::{NodeRecord, json, node_record_sql, on_node_loss_word},
     stock::{Pick, Picked, free_nodes},
     transitions::lease_event,
     uids::{Wish, read_uid},
@@ -285,7 +285,7 @@ async fn place(
         Ready::Nodes(picked, first) => (picked.nodes.clone(), *first),
         Ready::Nothing => {
             let (rest, values) = free_nodes(&request.tags, request.count.max(CANDIDATES_MIN), now);
-            let mut nodes = tx.all::<NodeRecord>(node_sql(&rest), values).await?;
+            let mut nodes = tx.all::<NodeRecord>(node_record_sql(&rest), values).await?;
             nodes.shuffle(&mut rand::rng());
             if nodes.len() < request.count {
                 return Err(GiveUp::As(too_few(tx, nodes.len(), now).await?));

@@ -6,12 +6,13 @@
 use crate::{
     Store,
     attempts::{Tx, transaction},
-    db::{Val, vals},
+    db::vals,
     error::{Fault, Result, StoreError},
     model::{RegisterNode, RegisterOutcome},
-    nodes::{NodeChange, facts_values, places},
+    nodes::{NodeChange, facts_values},
     rows::{NodeRecord, json},
     users::TokenVerdict,
+    values::in_lists,
 };
 use orion_domain::{NodeId, node::Node};
 use serde_json::json;
@@ -120,12 +121,11 @@ async fn register(tx: &mut Tx, request: &RegisterNode) -> Result<RegisterOutcome
 async fn find_known(tx: &mut Tx, request: &RegisterNode) -> Result<Known> {
     let mut known = Known::default();
     let fingerprints = request.fingerprints();
-    if !fingerprints.is_empty() {
-        let list = places(fingerprints.len());
+    let fingerprints: Vec<&str> = fingerprints.iter().map(String::as_str).collect();
+    for (list, values) in in_lists(&fingerprints) {
         let sql = format!("SELECT id FROM nodes WHERE host_key_fp IN ({list}) ORDER BY id");
-        let values = fingerprints.iter().map(Val::from).collect();
         let rows = tx.all::<(i64,)>(AssertSqlSafe(sql), values).await?;
-        known.by_key = rows.into_iter().map(|(id,)| NodeId(id)).collect();
+        known.by_key.extend(rows.into_iter().map(|(id,)| NodeId(id)));
     }
     let sql = "SELECT id, hostname FROM nodes WHERE hostname = ? OR (addr = ? AND ssh_port = ?) ORDER BY id";
     let port = i64::from(request.port.get());
@@ -243,7 +243,7 @@ async fn update(tx: &mut Tx, id: NodeId, request: &RegisterNode) -> Result<Regis
                agent_version = ?",
         values,
         guard: "AND version = ?",
-        guard_values: vals![record.version],
+        guard_values: vals![record.row.version],
         event: Some((
             "node.updated",
             json!({

@@ -4,6 +4,7 @@
 use crate::{
     error::StoreError,
     model::{Event, IdemRow, IdemState, JoinToken, LeaseNodeEntry, Role, User},
+    record::record,
 };
 use orion_domain::{
     EventId, LeaseId, NodeId, Secret, Timestamp, TokenId, UserId,
@@ -70,62 +71,77 @@ const fn at(micros: i64) -> Timestamp {
     Timestamp::from_micros(micros)
 }
 
-/// A row of `nodes`, with the columns that the domain does not know.
-#[derive(Clone, Debug, FromRow)]
-pub(crate) struct NodeRecord {
-    pub id: i64,
-    hostname: String,
-    addr: String,
-    ssh_port: i64,
-    host_keys: String,
-    pub host_key_fp: Option<String>,
-    pub seen_fingerprint: Option<String>,
-    pub seen_key: Option<String>,
-    admission: String,
-    health: String,
-    health_reason: String,
-    health_since: i64,
-    pub quarantine: Option<String>,
-    cordon: Option<String>,
-    drain_since: Option<i64>,
-    drain_deadline: Option<i64>,
-    drained_at: Option<i64>,
-    link: String,
-    link_since: i64,
-    link_replica: Option<String>,
-    pub link_epoch: i64,
-    agent_sees_sshd: Option<i64>,
-    cpu_cores: Option<i64>,
-    memory_mb: Option<i64>,
-    gpus: String,
-    mac: Option<String>,
-    agent_version: Option<String>,
-    tags: String,
-    subordinate_uids: String,
-    pub node_token_sha256: Option<String>,
-    pub registration_sha256: String,
-    desired_version: i64,
-    applied_version: i64,
-    pub lease_id: Option<i64>,
-    pub claim_token: Option<String>,
-    claimed_until: Option<i64>,
-    pub epoch: i64,
-    reconcile_failures: i64,
-    last_clean_report: Option<String>,
-    registered_at: i64,
-    pub version: i64,
+record! {
+    /// What of a row of `nodes` the domain knows.
+    #[derive(Clone, Debug)]
+    pub(crate) struct NodeRow {
+        pub id: i64,
+        hostname: String,
+        addr: String,
+        ssh_port: i64,
+        host_keys: String,
+        pub seen_fingerprint: Option<String>,
+        admission: String,
+        health: String,
+        health_reason: String,
+        health_since: i64,
+        pub quarantine: Option<String>,
+        cordon: Option<String>,
+        drain_since: Option<i64>,
+        drain_deadline: Option<i64>,
+        drained_at: Option<i64>,
+        link: String,
+        link_since: i64,
+        link_replica: Option<String>,
+        agent_sees_sshd: Option<i64>,
+        cpu_cores: Option<i64>,
+        memory_mb: Option<i64>,
+        gpus: String,
+        mac: Option<String>,
+        agent_version: Option<String>,
+        tags: String,
+        subordinate_uids: String,
+        desired_version: i64,
+        applied_version: i64,
+        pub lease_id: Option<i64>,
+        claimed_until: Option<i64>,
+        reconcile_failures: i64,
+        last_clean_report: Option<String>,
+        registered_at: i64,
+        pub version: i64,
+    }
 }
 
-/// A query for rows of `nodes`, which it calls `n`.
+record! {
+    /// A row of `nodes`.
+    #[derive(Clone, Debug)]
+    pub(crate) struct NodeRecord {
+        ..pub row: NodeRow,
+        pub host_key_fp: Option<String>,
+        pub seen_key: Option<String>,
+        pub link_epoch: i64,
+        pub node_token_sha256: Option<String>,
+        pub registration_sha256: String,
+        pub claim_token: Option<String>,
+        pub epoch: i64,
+    }
+}
+
+/// A query for whole rows of `nodes`, which it calls `n`.
+pub(crate) fn node_record_sql(rest: &str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(format!("SELECT {} FROM nodes n {rest}", NodeRecord::columns("n")))
+}
+
+/// A query for [`NodeRow`]s of `nodes`, which it calls `n`.
 pub(crate) fn node_sql(rest: &str) -> AssertSqlSafe<String> {
-    AssertSqlSafe(format!(
-        "SELECT n.id, n.hostname, n.addr, n.ssh_port, n.host_keys, n.host_key_fp, n.seen_fingerprint, \
-         n.seen_key, n.admission, n.health, n.health_reason, n.health_since, n.quarantine, n.cordon, \
-         n.drain_since, n.drain_deadline, n.drained_at, n.link, n.link_since, n.link_replica, n.link_epoch, n.agent_sees_sshd, n.cpu_cores, n.memory_mb, n.gpus, \
-         n.mac, n.agent_version, n.tags, n.subordinate_uids, n.node_token_sha256, n.registration_sha256, \
-         n.desired_version, n.applied_version, n.lease_id, n.claim_token, n.claimed_until, n.epoch, \
-         n.reconcile_failures, n.last_clean_report, n.registered_at, n.version FROM nodes n {rest}"
-    ))
+    AssertSqlSafe(format!("SELECT {} FROM nodes n {rest}", NodeRow::columns("n")))
+}
+
+impl std::ops::Deref for NodeRecord {
+    type Target = NodeRow;
+    fn deref(&self) -> &NodeRow {
+        &self.row
+    }
 }
 
 impl NodeRecord {
@@ -136,22 +152,29 @@ impl NodeRecord {
 
     /// The row after [`crate::attempts::Tx::occupy`] wrote it.
     pub(crate) fn occupied(self, lease: LeaseId, token: &str, claimed_until: Timestamp) -> Self {
-        Self {
+        let row = NodeRow {
             lease_id: Some(lease.0),
             desired_version: self.desired_version + 1,
-            epoch: self.epoch + 1,
-            claim_token: Some(token.to_owned()),
             claimed_until: Some(claimed_until.as_micros()),
             version: self.version + 1,
-            ..self
-        }
+            ..self.row
+        };
+        Self { row, epoch: self.epoch + 1, claim_token: Some(token.to_owned()), ..self }
     }
 }
 
 impl TryFrom<NodeRecord> for Node {
     type Error = StoreError;
 
-    fn try_from(row: NodeRecord) -> Result<Self, StoreError> {
+    fn try_from(record: NodeRecord) -> Result<Self, StoreError> {
+        record.row.try_into()
+    }
+}
+
+impl TryFrom<NodeRow> for Node {
+    type Error = StoreError;
+
+    fn try_from(row: NodeRow) -> Result<Self, StoreError> {
         let check = Checked { table: "nodes", id: row.id };
         Ok(Self {
             id: NodeId(row.id),
@@ -220,42 +243,39 @@ impl TryFrom<NodeRecord> for Node {
     }
 }
 
-/// A row of `leases`.
-#[derive(Clone, Debug, FromRow)]
-pub(crate) struct LeaseRecord {
-    pub id: i64,
-    uid: String,
-    user_id: i64,
-    name: Option<String>,
-    client_user: String,
-    account_uid: i64,
-    password_hash: String,
-    public_key: Option<String>,
-    state: String,
-    state_since: i64,
-    state_reason: Option<String>,
-    pub node_id: i64,
-    from_node: Option<i64>,
-    occupies_node: Option<i64>,
-    leased_from: i64,
-    leased_until: i64,
-    on_node_loss: String,
-    tags: String,
-    request_key: String,
-    finish_after_crash: i64,
-    deadline_applied: Option<i64>,
-    pub ended_at: Option<i64>,
-    version: i64,
+record! {
+    /// A row of `leases`.
+    #[derive(Clone, Debug)]
+    pub(crate) struct LeaseRecord {
+        pub id: i64,
+        uid: String,
+        user_id: i64,
+        name: Option<String>,
+        client_user: String,
+        account_uid: i64,
+        password_hash: String,
+        public_key: Option<String>,
+        state: String,
+        state_since: i64,
+        state_reason: Option<String>,
+        pub node_id: i64,
+        from_node: Option<i64>,
+        occupies_node: Option<i64>,
+        leased_from: i64,
+        leased_until: i64,
+        on_node_loss: String,
+        tags: String,
+        request_key: String,
+        finish_after_crash: i64,
+        deadline_applied: Option<i64>,
+        pub ended_at: Option<i64>,
+        version: i64,
+    }
 }
 
 /// A query for rows of `leases`, which it calls `l`.
 pub(crate) fn lease_sql(rest: &str) -> AssertSqlSafe<String> {
-    AssertSqlSafe(format!(
-        "SELECT l.id, l.uid, l.user_id, l.name, l.client_user, l.account_uid, l.password_hash, l.public_key, \
-         l.state, l.state_since, l.state_reason, l.node_id, l.from_node, l.occupies_node, l.leased_from, \
-         l.leased_until, l.on_node_loss, l.tags, l.request_key, l.finish_after_crash, l.deadline_applied, \
-         l.ended_at, l.version FROM leases l {rest}"
-    ))
+    AssertSqlSafe(format!("SELECT {} FROM leases l {rest}", LeaseRecord::columns("l")))
 }
 
 /// The columns that hold a lease's state.
@@ -411,16 +431,22 @@ impl From<TokenRecord> for JoinToken {
     }
 }
 
-#[derive(FromRow)]
-pub(crate) struct EventRecord {
-    id: i64,
-    uid: String,
-    at: i64,
-    kind: String,
-    lease_id: Option<i64>,
-    node_id: Option<i64>,
-    user_id: Option<i64>,
-    data: String,
+record! {
+    pub(crate) struct EventRecord {
+        id: i64,
+        uid: String,
+        at: i64,
+        kind: String,
+        lease_id: Option<i64>,
+        node_id: Option<i64>,
+        user_id: Option<i64>,
+        data: String,
+    }
+}
+
+/// A query for rows of `events`, which it calls `e`.
+pub(crate) fn event_sql(rest: &str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(format!("SELECT {} FROM events e {rest}", EventRecord::columns("e")))
 }
 
 impl TryFrom<EventRecord> for Event {

@@ -12,7 +12,7 @@ use crate::{
     db::{Db, Val, vals},
     error::Result,
     place::OFFERABLE,
-    rows::{NodeRecord, node_sql},
+    rows::{NodeRecord, node_record_sql},
 };
 use orion_domain::{Timestamp, names::Tag};
 use rand::seq::SliceRandom;
@@ -111,7 +111,7 @@ impl Stock {
         let in_use = self.taken.locked().clone();
         let read_at = Instant::now();
         let (rest, values) = free_nodes(tags, count.max(READ_MIN) + in_use.len(), now);
-        let mut nodes = db.all::<NodeRecord>(node_sql(&rest), values).await?;
+        let mut nodes = db.all::<NodeRecord>(node_record_sql(&rest), values).await?;
         nodes.retain(|node| !in_use.contains(&node.id));
         nodes.shuffle(&mut rand::rng());
         let Some(rest) = nodes.len().checked_sub(count) else {
