@@ -84,7 +84,9 @@ pub async fn measure(plan: &Plan, options: &Options) -> Result<Vec<Figure>, Brok
 fn as_figures(names: &[&'static str], what: &str, sides: Sides) -> Vec<Figure> {
     let what_bare = match what {
         "rentals" => "one query, no authorization (the API reads the caller's account and the nodes besides)",
-        _ => "one query (the API opens a transaction and reads the replicas and the brake besides)",
+        _ => {
+            "one query (the API opens a transaction and reads the replicas and the brake; who asks meanwhile shares that)"
+        }
     };
     let figure = |name, unit, [ours, floor]: [Samples; 2]| Figure {
         name,

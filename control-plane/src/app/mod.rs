@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod drain;
 pub mod events;
 pub mod forget;
+pub mod health;
 pub mod idempotency;
 pub mod leasing;
 pub mod links;
@@ -47,6 +48,8 @@ pub struct Parts {
     pub tasks: TaskTracker,
     /// Set when the process is to end.
     pub shutdown: CancellationToken,
+    /// What was last seen of the database and the schedulers.
+    pub health: health::SharedLook<health::Seen>,
     /// The open event streams.
     pub streams: streams::Streams,
     /// Password hashes that may be computed at once: each takes 19 MiB and a core.
@@ -72,6 +75,7 @@ impl App {
             hashing: Arc::new(Semaphore::new(2)),
             placing: Arc::new(Semaphore::new(4)),
             streams,
+            health: health::SharedLook::default(),
             shutdown,
             fleet,
             config,

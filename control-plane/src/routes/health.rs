@@ -81,26 +81,17 @@ pub async fn live() -> Json<Liveness> {
     )
 )]
 pub async fn health(State(app): State<App>) -> (StatusCode, Json<HealthReport>) {
-    let database = app.store.is_healthy().await;
-    let now = app.now();
-    let pass =
-        match database {
-            true => app.store.replicas().await.ok().and_then(|replicas| {
-                replicas.iter().filter(|r| r.kind == "scheduler").map(|r| r.beat_at).max()
-            }),
-            false => None,
-        };
-    let scheduler = pass.is_some_and(|at| now.since(at) < SCHEDULER_SILENT);
+    let seen = app.look_at_health().await;
+    let scheduler = seen.last_pass.is_some_and(|at| app.now().since(at) < SCHEDULER_SILENT);
     let word = |up| if up { "up" } else { "down" };
-    let healthy = database && scheduler;
-    let brake = if database { app.store.brake().await.ok() } else { None };
+    let healthy = seen.database && scheduler;
     let body = HealthReport {
         status: if healthy { "healthy" } else { "unhealthy" },
         parts: HealthParts {
-            database: DatabaseHealth { status: word(database) },
-            scheduler: SchedulerHealth { status: word(scheduler), last_pass: pass },
+            database: DatabaseHealth { status: word(seen.database) },
+            scheduler: SchedulerHealth { status: word(scheduler), last_pass: seen.last_pass },
         },
-        brake: brake.as_ref().map(BrakeView::from),
+        brake: seen.brake.as_ref().map(BrakeView::from),
         version: env!("CARGO_PKG_VERSION"),
     };
     (if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
