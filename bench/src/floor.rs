@@ -7,6 +7,7 @@ use crate::{
 };
 use orion_fleet::playbook::{Playbook, Playbooks};
 use orion_testkit::{KeyPair, Worker, random_word};
+use sqlx::SqlitePool;
 use std::{
     ffi::OsStr,
     fs,
@@ -21,15 +22,18 @@ use tokio::{
 
 /// Longest run of one command on a node.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
-/// Above every uid that the system under measurement gives out in one run, and in no subordinate range.
-const FIRST_UID: u32 = 300_000;
+/// Takes a uid out of the counter of the system under measurement: its nodes remember the highest uid that they saw,
+/// and one that its database never gave out would set it wondering.
+const TAKE_UID: &str = "UPDATE settings SET value = CAST(MAX(CAST(value AS INTEGER), 200000) + 1 AS TEXT) \
+                        WHERE name = 'next_uid' RETURNING CAST(value AS INTEGER) - 1";
 
 /// An open session of root on each worker, and the playbooks.
 pub struct Floor {
     masters: Vec<Master>,
     playbooks: Playbooks,
     tenant_public_key: String,
-    next_uid: u32,
+    /// The database of the system under measurement.
+    database: SqlitePool,
     /// What root logs in with.
     root_key: KeyPair,
 }
@@ -63,7 +67,7 @@ impl Floor {
             masters,
             playbooks: Playbooks::builtin().context("the built-in playbooks")?,
             tenant_public_key: site.tenant_key.public_line().to_owned(),
-            next_uid: FIRST_UID,
+            database: site.database().await?,
             root_key,
         })
     }
@@ -98,13 +102,16 @@ impl Floor {
     }
 
     /// An account that no node has yet.
-    pub fn new_account(&mut self) -> Account {
-        let uid = self.next_uid;
-        self.next_uid += 1;
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn new_account(&self) -> Result<Account, Broken> {
+        let uid: u32 =
+            sqlx::query_scalar(TAKE_UID).fetch_one(&self.database).await.context("a uid for the floor")?;
         let word = format!("{}{}{}", random_word(), random_word(), random_word());
         let public_key = self.tenant_public_key.split(' ').take(2).collect::<Vec<_>>().join(" ");
         let password_hash = format!("$6${}${}", &word[..16], &word[..86]);
-        Account { user: "floorbench".to_owned(), uid, password_hash, public_key }
+        Ok(Account { user: "floorbench".to_owned(), uid, password_hash, public_key })
     }
 
     /// Runs create_user on worker `index`; the time from starting `ssh` until it has ended well.
@@ -128,7 +135,7 @@ impl Floor {
                 ("uid", &account.uid.to_string()),
                 ("lease", &account.uid.to_string()),
                 ("lease_ulid", "01K0000000000000000000000A"),
-                ("is_new", "no"),
+                ("is_new", "yes"),
                 ("password_hash", &account.password_hash),
                 ("public_key", &account.public_key),
                 ("deadline_s", "3660"),

@@ -129,12 +129,12 @@ async fn measure_all(plan: &Plan, site: &mut Site, figures: &mut Vec<Figure>) ->
         site.grow_to(plan::WORKERS).await?;
     }
     if plan.any(&["rent_warm_ms", "rent_vs_ansible", "release_ms", "rent_8_ms"]) {
-        let mut floor = Floor::open(site).await?;
+        let floor = Floor::open(site).await?;
         if plan.any(&["rent_warm_ms", "rent_vs_ansible", "release_ms"]) {
-            figures.extend(single::measure(plan, site, &mut floor).await?);
+            figures.extend(single::measure(plan, site, &floor).await?);
         }
         if plan.any(&["rent_8_ms"]) {
-            figures.push(eight::measure(plan, site, &mut floor).await?);
+            figures.push(eight::measure(plan, site, &floor).await?);
         }
     }
     for fault in [moved::Fault::Killed, moved::Fault::Cut] {

@@ -10,6 +10,7 @@ use crate::{
     progress::Progress,
 };
 use orion_testkit::{Agent, KeyPair, Worker, Workers, free_port, random_word};
+use sqlx::{SqlitePool, sqlite::SqliteConnectOptions};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -113,6 +114,17 @@ impl Site {
     /// When it has ended.
     pub fn up_pid(&self) -> Result<u32, Broken> {
         self.up.id().ok_or_else(|| Broken::new("orion up has ended"))
+    }
+
+    /// The database of `orion up`.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub async fn database(&self) -> Result<SqlitePool, Broken> {
+        let options = SqliteConnectOptions::new()
+            .filename(self.directory.path().join("data").join("orion.db"))
+            .busy_timeout(Duration::from_secs(5));
+        SqlitePool::connect_with(options).await.context("the database of orion up")
     }
 
     /// A directory of this run, for other parts' files.

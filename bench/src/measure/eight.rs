@@ -15,7 +15,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// When anything fails.
-pub async fn measure(plan: &Plan, site: &Site, floor: &mut Floor) -> Result<Figure, Broken> {
+pub async fn measure(plan: &Plan, site: &Site, floor: &Floor) -> Result<Figure, Broken> {
     let (mut rents, mut floors) = (Samples::default(), Samples::default());
     run_floor(floor).await?;
     rent_and_release(site, floor.workers()).await?;
@@ -49,8 +49,11 @@ async fn rent_and_release(site: &Site, count: usize) -> Result<Duration, Broken>
     Ok(elapsed)
 }
 
-async fn run_floor(floor: &mut Floor) -> Result<Duration, Broken> {
-    let accounts: Vec<_> = (0..floor.workers()).map(|worker| (worker, floor.new_account())).collect();
+async fn run_floor(floor: &Floor) -> Result<Duration, Broken> {
+    let mut accounts = Vec::new();
+    for worker in 0..floor.workers() {
+        accounts.push((worker, floor.new_account().await?));
+    }
     let elapsed = floor.create_at_once(&accounts).await?;
     try_join_all(accounts.iter().map(|(worker, account)| floor.delete(*worker, account))).await?;
     Ok(elapsed)

@@ -28,7 +28,7 @@ struct Times {
 ///
 /// # Errors
 /// When anything fails, or an account is left after a release.
-pub async fn measure(plan: &Plan, site: &Site, floor: &mut Floor) -> Result<Vec<Figure>, Broken> {
+pub async fn measure(plan: &Plan, site: &Site, floor: &Floor) -> Result<Vec<Figure>, Broken> {
     let with_ansible = plan.any(&["rent_vs_ansible"]);
     let ansible_every = plan.rents.div_ceil(plan.ansible_runs);
     warm_up(site, floor).await?;
@@ -71,7 +71,7 @@ pub async fn measure(plan: &Plan, site: &Site, floor: &mut Floor) -> Result<Vec<
 }
 
 /// Every node is rented once and has run the floor once.
-async fn warm_up(site: &Site, floor: &mut Floor) -> Result<(), Broken> {
+async fn warm_up(site: &Site, floor: &Floor) -> Result<(), Broken> {
     let (rentals, _) = site.api.rent(floor.workers(), site.tenant_key.public_line()).await?;
     for rental in rentals {
         site.api.release(rental.id).await?;
@@ -110,15 +110,15 @@ async fn rent_and_release(
     floor.index_of(worker.name())
 }
 
-async fn run_floor(floor: &mut Floor, worker: usize) -> Result<Duration, Broken> {
-    let account = floor.new_account();
+async fn run_floor(floor: &Floor, worker: usize) -> Result<Duration, Broken> {
+    let account = floor.new_account().await?;
     let elapsed = floor.create(worker, &account).await?;
     floor.delete(worker, &account).await?;
     Ok(elapsed)
 }
 
-async fn run_ansible(ansible: &Ansible, floor: &mut Floor) -> Result<Duration, Broken> {
-    let account = floor.new_account();
+async fn run_ansible(ansible: &Ansible, floor: &Floor) -> Result<Duration, Broken> {
+    let account = floor.new_account().await?;
     let elapsed = ansible.create(&account).await?;
     floor.delete(ANSIBLE_WORKER, &account).await?;
     Ok(elapsed)
