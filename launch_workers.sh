@@ -39,7 +39,7 @@ environment:
   ORION_WORKERS_CGROUPS the cgroup hierarchy to use  (version 1's freezer if there is one, else version 2)
   NSW_SIZE              size of one worker's disk    (512m, in memory, used as it fills)
  docker:
-  ORION_WORKER_IMAGE    the image                    (orion/worker; made of the agent's binary if it is not there)
+  ORION_WORKER_IMAGE    the image                    (orion/worker; it and orion/worker-alpine are made if not there)
   ORION_WORKER_MEMORY, ORION_WORKER_CPUS             limits of each (1g, 1.0)
 USAGE
 }

@@ -1,5 +1,5 @@
 # A worker on Alpine: musl's system, BusyBox's tools, and an agent that needs none of their libraries.
-#   docker build --file docker/worker-alpine.Dockerfile --tag orion/worker:alpine .
+#   docker build --file docker/worker-alpine.Dockerfile --tag orion/worker-alpine .
 ARG BINARIES=build
 ARG ALPINE=alpine:3
 

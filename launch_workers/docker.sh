@@ -27,8 +27,13 @@ network_up() {
             --opt "com.docker.network.bridge.name=$BRIDGE" "$BRIDGE" >/dev/null ||
         die "the network $BRIDGE cannot be made" "set ORION_WORKERS_BRIDGE and ORION_WORKERS_NET"
 }
-# The image: of ORION_AGENT if that is given, else the one that is there, else of a binary that is there, else
-# by compiling in Docker, which takes minutes.
+compile() { # NAME HINT: the image by docker/NAME.Dockerfile
+    echo "making the image $IMAGE" >&2
+    DOCKER_BUILDKIT=1 docker build --file "$here/docker/$1.Dockerfile" --tag "$IMAGE" "$here" >&2 ||
+        die "$IMAGE cannot be made" "$2"
+}
+# The image: of ORION_AGENT if that is given, else the one that is there, else (Orion's own only) of a binary that is
+# there, else by compiling in Docker, which takes minutes.
 choose_image() {
     local agent='' file scratch
     if [ -n "${ORION_AGENT:-}" ]; then
@@ -37,11 +42,21 @@ choose_image() {
         IMAGE=orion/worker:agent-$(sha256sum "$agent" | head -c 12)
     fi
     ! docker image inspect "$IMAGE" >/dev/null 2>&1 || return 0
+    if [ -z "$agent" ]; then
+        case $IMAGE in
+            orion/worker) ;;
+            orion/worker-alpine)
+                compile worker-alpine "docker/build-images.sh DIR worker-alpine, with orion-agent-static in DIR"
+                return 0
+                ;;
+            *) die "there is no image $IMAGE" "build or pull it first, or leave ORION_WORKER_IMAGE away" ;;
+        esac
+    fi
     for file in "$here/target/release/orion-agent" "$here/target/debug/orion-agent"; do
         [ -n "$agent" ] || [ ! -x "$file" ] || agent=$file
     done
-    echo "making the image $IMAGE" >&2
     if [ -n "$agent" ]; then
+        echo "making the image $IMAGE" >&2
         scratch=$(mktemp -d)
         cp "$agent" "$scratch/orion-agent"
         ORION_IMAGE_TAG=$IMAGE "$here/docker/build-images.sh" "$scratch" worker || {
@@ -50,8 +65,7 @@ choose_image() {
         }
         rm -rf "$scratch"
     else
-        DOCKER_BUILDKIT=1 docker build --file "$here/docker/worker.Dockerfile" --tag "$IMAGE" "$here" >&2 ||
-            die "$IMAGE cannot be made" "docker/base-images.sh where nothing can be pulled; or --engine namespace"
+        compile worker "docker/base-images.sh where nothing can be pulled; or --engine namespace"
     fi
 }
 create() { # NAME

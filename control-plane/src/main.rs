@@ -36,7 +36,11 @@ async fn run(sources: Sources, check: bool) -> Result<(), ServiceError> {
             tracing::warn!("there is no admin yet; make one with `orion admin create NAME`")
         }
         Ok(FirstAdmin::Known) => {}
-        Err(error) => return Err(SettingsError::about("admin_password", error).into()),
+        Err(error) if error.status().is_client_error() => {
+            return Err(SettingsError::about("admin_password", error).into());
+        }
+        // A database that has just gone away comes back: nobody has to change a setting.
+        Err(error) => return Err(ServiceError::Machine(format!("the first admin: {error}"))),
     }
     match listener.local_addr() {
         Ok(address) => tracing::info!(%address, "the API is up"),

@@ -20,6 +20,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// # Errors
 /// None today: what the listener refuses is logged and tried again.
 pub async fn serve(app: App, listener: TcpListener) -> std::io::Result<()> {
+    // Before the first request: until the clocks were compared no work on nodes is taken.
+    app.compare_clocks().await;
     app.tasks.spawn(app.clone().tend_links());
     app.tasks.spawn(app.clone().tell_streams());
     let router = router(app.clone());

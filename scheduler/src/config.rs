@@ -1,6 +1,7 @@
 //! When the scheduler looks, and how much it does at once.
 
 use orion_domain::{brake::BrakePolicy, health::HealthPolicy};
+use orion_fleet::CLOCK_SKEW_MAX;
 use orion_service::{
     sealed::MasterKey,
     settings::{SettingsError, Sources},
@@ -110,7 +111,7 @@ impl Default for SchedulerConfig {
             look_every: Duration::from_secs(1),
             side_by_side_max: 64,
             verdicts_at_once: 8,
-            clock_skew_max: Duration::from_secs(2),
+            clock_skew_max: CLOCK_SKEW_MAX,
             beat_every: Duration::from_secs(1),
             gone_after: Duration::from_secs(4),
             own_late_after: Duration::from_secs(3),

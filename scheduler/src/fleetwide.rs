@@ -68,6 +68,9 @@ impl Other {
     }
 }
 
+/// How long it is known when one that serves the API was last heard of after its row is gone.
+const REPLICA_REMEMBERED: Duration = Duration::from_secs(600);
+
 struct Inner {
     members: Members,
     /// Goes up when what was seen before says nothing any more.
@@ -98,6 +101,9 @@ impl Inner {
             };
             self.replicas.insert(replica.name, (replica.beat_at, changed));
         }
+        // One that said goodbye grows old like one that died: the agents whose links it held dial another one first.
+        known.retain(|_, (_, changed)| changed.elapsed() < REPLICA_REMEMBERED);
+        self.replicas.extend(known);
         self.replicas_read = true;
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     App,
     app::{
-        streams::{Joined, Place},
+        streams::{Joined, LAG_MAX, Place},
         views::EventView,
     },
     auth::Caller,
@@ -38,15 +38,15 @@ impl App {
         let place = self.take_stream(who.user)?;
         let joined = self.join_streams().await?;
         let resume = match last {
-            Some(last) => Some(EventTail::resume(&self.store, last, self.now()).await?.position()),
+            Some(last) => Some(EventTail::resume(&self.store, last).await?),
             None => None,
         };
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         // Says where the stream begins, so that a client whose stream breaks before the first event can resume.
-        let reached = resume.unwrap_or(joined.position);
+        let reached = resume.as_ref().map_or(joined.position, EventTail::position);
         sender.try_send(Ok(sse::Event::default().id(reached.to_string()))).map_err(ApiError::internal)?;
         let feed = Feed { app: self.clone(), user: own(&who), reached, sender, _place: place };
-        self.tasks.spawn(feed.run(joined, resume.is_some()));
+        self.tasks.spawn(feed.run(joined, resume.map(|tail| tail.settled())));
         Ok(futures_util::stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|event| (event, receiver))
         }))
@@ -89,21 +89,24 @@ struct Feed {
 struct Over;
 
 impl Feed {
-    async fn run(mut self, joined: Joined, behind: bool) {
+    /// `after`: where it goes on; none: at what is told.
+    async fn run(mut self, joined: Joined, after: Option<EventId>) {
         let (shutdown, reader) = (self.app.shutdown.clone(), self.sender.clone());
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = reader.closed() => {}
-            _over = self.serve(joined, behind) => {}
+            _over = self.serve(joined, after) => {}
         }
     }
 
-    async fn serve(&mut self, mut joined: Joined, mut behind: bool) -> Result<Infallible, Over> {
+    async fn serve(&mut self, mut joined: Joined, mut after: Option<EventId>) -> Result<Infallible, Over> {
         loop {
-            let known = if behind { self.catch_up(joined.settled).await? } else { HashSet::new() };
-            self.follow(&mut joined, &known).await?;
+            let known = match after {
+                Some(after) => self.catch_up(after, joined.settled).await?,
+                None => HashSet::new(),
+            };
             // Too slow: it goes on from where it was, out of the log.
-            behind = true;
+            after = Some(self.follow(&mut joined, &known).await?);
             joined = loop {
                 match self.app.join_streams().await {
                     Ok(joined) => break joined,
@@ -113,16 +116,9 @@ impl Feed {
         }
     }
 
-    /// Sends what the log has by now. What of it may be told to those who joined, too, is given back.
-    async fn catch_up(&mut self, settled: EventId) -> Result<HashSet<EventId>, Over> {
-        let mut known = HashSet::new();
-        let store = self.app.store.clone();
-        let mut from = loop {
-            match EventTail::resume(&store, self.reached, self.app.now()).await {
-                Ok(tail) => break tail.settled(),
-                Err(error) => unreadable(&error).await,
-            }
-        };
+    /// Sends what the log has after `from` by now. What of it may be told to those who joined, too, is given back.
+    async fn catch_up(&mut self, mut from: EventId, settled: EventId) -> Result<HashSet<EventId>, Over> {
+        let (store, mut known) = (self.app.store.clone(), HashSet::new());
         loop {
             let page = match store.events_visible_to(self.user, from, SO_FAR_MAX).await {
                 Ok(page) => page,
@@ -134,7 +130,7 @@ impl Feed {
             let is_last = page.len() < SO_FAR_MAX as usize;
             for event in page {
                 from = event.id;
-                if event.id > settled {
+                if event.id > settled && known.len() < LAG_MAX {
                     known.insert(event.id);
                 }
                 self.send(event).await?;
@@ -145,15 +141,19 @@ impl Feed {
         }
     }
 
-    /// Sends what happens, until the reader lags too far behind.
-    async fn follow(&mut self, joined: &mut Joined, known: &HashSet<EventId>) -> Result<(), Over> {
+    /// Sends what is told, until the reader lags too far behind: up to where everything has come to it.
+    async fn follow(&mut self, joined: &mut Joined, known: &HashSet<EventId>) -> Result<EventId, Over> {
+        let mut settled = joined.settled;
         loop {
-            match joined.events.recv().await {
-                Ok(event) if known.contains(&event.id) => {}
-                Ok(event) if self.user.is_some() && self.user != event.user => {}
-                Ok(event) => self.send(Event::clone(&event)).await?,
-                Err(RecvError::Lagged(_)) => return Ok(()),
+            let told = match joined.events.recv().await {
+                Ok(told) => told,
+                Err(RecvError::Lagged(_)) => return Ok(settled),
                 Err(RecvError::Closed) => return Err(Over),
+            };
+            settled = told.settled;
+            let is_visible = self.user.is_none() || self.user == told.event.user;
+            if is_visible && !known.contains(&told.event.id) {
+                self.send(Event::clone(&told.event)).await?;
             }
         }
     }

@@ -140,7 +140,7 @@ impl App {
                         self.links.saw(id, self.now());
                         match serde_json::from_str(&text) {
                             Ok(word) => {
-                                if !self.hear(id, word, &mut sshd_seen, &mut socket).await {
+                                if !self.hear((id, epoch), word, &mut sshd_seen, &mut socket).await {
                                     let _ = send(&mut socket, &ToAgent::RegisterAgain).await;
                                     break Some("its node was forgotten");
                                 }
@@ -179,10 +179,10 @@ impl App {
         self.store.link_changed(node, epoch, replica, LinkState::Lost, self.now()).await.map(drop)
     }
 
-    /// Takes an agent's word. False if its node is gone.
+    /// Takes an agent's word over the link of that epoch. False if its node is gone.
     async fn hear(
         &self,
-        node: NodeId,
+        (node, epoch): (NodeId, i64),
         word: FromAgent,
         sshd_seen: &mut Option<bool>,
         socket: &mut WebSocket,
@@ -195,7 +195,7 @@ impl App {
                     return true;
                 }
                 *sshd_seen = Some(sshd);
-                self.store.set_agent_sshd(node, Some(sshd), now).await
+                self.store.set_agent_sshd(node, epoch, Some(sshd), now).await
             }
             FromAgent::Inventory { facts } => self.store.update_facts(node, &facts, now).await,
             FromAgent::Hello { agent_version, .. } => {
@@ -248,6 +248,7 @@ impl App {
             }
             if now.since(beat) >= REPLICA_BEAT_EVERY {
                 beat = now;
+                self.compare_clocks().await;
                 if let Err(error) = self.store.replica_beat(&self.fleet.config.holder, "api", now).await {
                     tracing::debug!(%error, "this replica's beat could not be written");
                 }

@@ -16,7 +16,7 @@ pub mod views;
 
 use crate::{Config, crypto::jwt::Tokens, limit::LoginLimiter};
 use orion_domain::Timestamp;
-use orion_fleet::Fleet;
+use orion_fleet::{CLOCK_SKEW_MAX, Fleet};
 use orion_service::keys::Keys;
 use orion_store::Store;
 use std::sync::Arc;
@@ -85,6 +85,20 @@ impl App {
     /// The current time.
     pub fn now(&self) -> Timestamp {
         self.fleet.now()
+    }
+
+    /// Sees whether this machine's clock agrees with the database's; while the database is away it is as it was.
+    pub async fn compare_clocks(&self) {
+        match self.fleet.check_clock(CLOCK_SKEW_MAX).await {
+            Ok(None) => {}
+            Ok(Some(skew)) => {
+                tracing::error!(
+                    ?skew,
+                    "this machine's clock is off the database's: no lease is taken or extended"
+                );
+            }
+            Err(error) => tracing::debug!(%error, "the clocks could not be compared"),
+        }
     }
 
     /// Refuses work on nodes while this machine's clock is off: deadlines would be wrong.

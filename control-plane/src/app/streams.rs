@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::{Mutex as AsyncMutex, broadcast};
 
 /// Events that a stream may lag behind before it has to read the log by itself again.
-const LAG_MAX: usize = 4_096;
+pub const LAG_MAX: usize = 4_096;
 /// How often the log is read when nobody nudges.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// What happens in a moment is read together.
@@ -23,7 +23,7 @@ pub struct Streams {
     most: usize,
     most_of_user: usize,
     open: Mutex<HashMap<UserId, usize>>,
-    readers: broadcast::Sender<Arc<Event>>,
+    readers: broadcast::Sender<Told>,
     /// None while nobody reads.
     tail: AsyncMutex<Option<EventTail>>,
 }
@@ -34,12 +34,21 @@ pub struct Place {
     user: UserId,
 }
 
+/// An event, as it is told to all.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// What happened.
+    pub event: Arc<Event>,
+    /// Everything up to here was told before, or was visible before.
+    pub settled: EventId,
+}
+
 /// Where a stream joined the log.
 #[derive(Debug)]
 pub struct Joined {
-    /// Every event that becomes visible from now on.
-    pub events: broadcast::Receiver<Arc<Event>>,
-    /// The greatest number up to here.
+    /// Every event that becomes visible from now on; also some that just have.
+    pub events: broadcast::Receiver<Told>,
+    /// The greatest number that was told before.
     pub position: EventId,
     /// Nothing up to here becomes visible any more.
     pub settled: EventId,
@@ -103,18 +112,15 @@ impl App {
         Ok(Place { app: self.clone(), user })
     }
 
-    /// Joins those who are told what happens. What became visible before this call is not told.
+    /// Joins those who are told what happens.
     ///
     /// # Errors
     /// The database's.
     pub async fn join_streams(&self) -> Result<Joined, StoreError> {
         let mut tail = self.streams.tail.lock().await;
         let tail = match &mut *tail {
-            Some(tail) => {
-                self.tell(tail).await?;
-                tail
-            }
-            none => none.insert(EventTail::from_now(&self.store, self.now()).await?),
+            Some(tail) => tail,
+            none => none.insert(EventTail::from_now(&self.store).await?),
         };
         let events = self.streams.readers.subscribe();
         Ok(Joined { events, position: tail.position(), settled: tail.settled() })
@@ -142,13 +148,15 @@ impl App {
 
     async fn tell(&self, tail: &mut EventTail) -> Result<(), StoreError> {
         loop {
-            let events = tail.poll(&self.store, self.now()).await?;
-            if events.is_empty() {
-                return Ok(());
-            }
+            let settled = tail.settled();
+            let events = tail.poll(&self.store).await?;
+            let there_may_be_more = events.len() >= EventTail::POLL_MAX;
             for event in events {
                 // Without a listener there is nobody to tell.
-                let _ = self.streams.readers.send(Arc::new(event));
+                let _ = self.streams.readers.send(Told { event: Arc::new(event), settled });
+            }
+            if !there_may_be_more {
+                return Ok(());
             }
         }
     }

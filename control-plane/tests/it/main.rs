@@ -8,6 +8,7 @@ mod api;
 mod authorization;
 mod bad_input;
 mod brake;
+mod clock;
 mod connections;
 mod contract;
 mod database_away;

@@ -103,12 +103,12 @@ fn a_feed_goes_on_at_another_replica_without_a_gap_when_its_own_dies() {
         .expect("a runtime");
     living.block_on(async {
         let second = first.replica().await;
-        let boss = second.admin("boss").await;
         let store = second.app.store.clone();
         let long_ago = SystemClock.now().minus(Duration::from_secs(3600));
         for number in 0..OLD {
             write(&store, -1 - number, "", long_ago).await;
         }
+        let boss = second.admin("boss").await;
         let mut feed = Feed::open(&first, &boss, Some(0)).await;
         let mut writers = JoinSet::new();
         for writer in 0..WRITERS {
@@ -224,9 +224,9 @@ async fn a_reader_that_never_reads_is_disconnected_and_holds_up_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_falls_far_behind_and_then_reads_gets_everything() {
-    const EVENTS: i64 = 6_000;
-    // All events together are larger than what a connection may buffer.
-    let text = "x".repeat(4_000);
+    // More than may wait for it, beside what a connection may buffer.
+    const EVENTS: i64 = 8_000;
+    let text = "x".repeat(8_000);
     let api = Api::start(Database::Sqlite).await;
     let boss = api.admin("boss").await;
     let mut feed = Feed::open(&api, &boss, None).await;

@@ -1,18 +1,23 @@
 //! `orion admin …`: what is done with the database itself, without the API.
 
-use crate::{error::CliError, password, up::DatabaseArgs};
+use crate::{
+    error::{CliError, Kind},
+    output::note,
+    password,
+    up::{DatabaseArgs, OwnSettings},
+};
 use orion_control_plane::{App, Config};
 use orion_domain::Secret;
 use orion_service::{assemble::assemble, keys::TOKEN_KEY};
 use orion_store::{AfterRestore, RestoreSettled};
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::net::SocketAddr;
 use tokio_util::sync::CancellationToken;
 
 /// The subcommands of `orion admin`.
 #[derive(Debug, clap::Subcommand)]
 pub enum AdminCommand {
     /// Make an admin account (or give an existing account a new password and an admin's rights), directly in
-    /// the database.
+    /// the database, which must be there.
     Create(CreateArgs),
     /// Make a database that was restored from a backup fit to be used, directly in the database. Stop all of Orion
     /// first. Nodes are looked at before they are offered, no uid or number is given out twice, everybody has to log
@@ -56,8 +61,15 @@ pub async fn run(command: AdminCommand) -> Result<(), CliError> {
     }
 }
 
+/// A new database in place of the one that is meant would take the work, and nobody would see it.
+fn existing(database: &DatabaseArgs) -> Result<OwnSettings, CliError> {
+    let own = database.own_settings_of_existing(Kind::Failed)?;
+    note(&format!("the database is {}", own.database()));
+    Ok(own)
+}
+
 async fn after_restore(args: AfterRestoreArgs) -> Result<(), CliError> {
-    let settings = args.database.own_settings(BTreeMap::new())?.settings;
+    let settings = existing(&args.database)?.settings;
     let assembled = assemble(&settings).await.map_err(|error| CliError::failed(error.to_string()))?;
     let fleet = assembled.fleet;
     let order = AfterRestore {
@@ -69,6 +81,11 @@ async fn after_restore(args: AfterRestoreArgs) -> Result<(), CliError> {
     let failed = |text: String, hint: &str| Err(CliError::failed(text).hint(hint));
     match fleet.store.after_restore(&order).await {
         Ok(RestoreSettled::Settled { nodes, leases, uid_before, next_uid }) => {
+            if (nodes, leases) == (0, 0) {
+                note(
+                    "warning: there are no nodes and no leases in it; is it the database that was restored?",
+                );
+            }
             eprintln!("{nodes} nodes will be looked at before they are offered; {leases} leases live");
             eprintln!("account uids go on at {next_uid} (the backup says {uid_before})");
             eprintln!("all access tokens are void: everybody has to log in anew");
@@ -92,7 +109,7 @@ async fn after_restore(args: AfterRestoreArgs) -> Result<(), CliError> {
 }
 
 async fn create(args: CreateArgs) -> Result<(), CliError> {
-    let settings = args.database.own_settings(BTreeMap::new())?.settings;
+    let settings = existing(&args.database)?.settings;
     let password = Secret::new(password::account_password(args.password_stdin, password::Ask::Twice)?);
     let assembled = assemble(&settings).await.map_err(|error| CliError::failed(error.to_string()))?;
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));

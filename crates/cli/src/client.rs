@@ -10,8 +10,15 @@ use crate::{
     refusal,
 };
 use reqwest::{Certificate, Method, Response, StatusCode, Url, header};
+use rustls::CertificateError;
 use serde_json::Value;
-use std::{fs, path::Path, time::Duration};
+use std::{
+    error::Error,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 /// How often a request whose connection failed is sent again.
 const RETRIES_MAX: u32 = 3;
@@ -83,12 +90,15 @@ struct Reply {
 #[derive(Debug)]
 struct Lost {
     never_sent: bool,
+    /// What is wrong with the API's certificate, if that is why.
+    certificate: Option<CertificateError>,
     why: String,
 }
 
 impl From<reqwest::Error> for Lost {
     fn from(error: reqwest::Error) -> Self {
-        Self { never_sent: error.is_connect(), why: root_cause(&error) }
+        let certificate = refused_certificate(&error);
+        Self { never_sent: error.is_connect(), certificate, why: root_cause(&error) }
     }
 }
 
@@ -114,9 +124,20 @@ pub fn parse_api(text: &str) -> Result<String, String> {
 
 /// Whether requests to `api` never leave this machine.
 pub fn is_local(api: &str) -> bool {
-    let host = Url::parse(api).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+    let host = host_of(api);
     let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost"
+        || is_below_localhost(&host)
+        || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn host_of(api: &str) -> String {
+    Url::parse(api).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// Names that are loopback whatever a resolver says (RFC 6761, section 6.3); Debian's own knows only `localhost`.
+fn is_below_localhost(host: &str) -> bool {
+    host.strip_suffix('.').unwrap_or(host).ends_with(".localhost")
 }
 
 impl Client {
@@ -133,6 +154,12 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none());
         if is_local(api) {
             builder = builder.no_proxy();
+        }
+        let host = host_of(api);
+        if is_below_localhost(&host) {
+            // Port 0 stands for the one of the URL.
+            let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            builder = builder.resolve_to_addrs(&host, &loopback.map(|ip| SocketAddr::new(ip, 0)));
         }
         if !api.starts_with("https:") {
             // No TLS, so the system's certificates need not be loaded (10 ms of a 15 ms command).
@@ -264,7 +291,8 @@ impl Client {
                 Ok(reply) if reply.status.is_success() => return Ok(reply),
                 Ok(reply) => return Err(self.refusal(&reply)),
                 Err(lost) => {
-                    if retries == RETRIES_MAX || !(lost.never_sent || repeat == Repeat::Safe) {
+                    let may_help = lost.certificate.is_none() && (lost.never_sent || repeat == Repeat::Safe);
+                    if retries == RETRIES_MAX || !may_help {
                         return Err(self.unreachable(&lost, repeat));
                     }
                     lost.why
@@ -292,6 +320,13 @@ impl Client {
     }
 
     fn unreachable(&self, lost: &Lost, repeat: Repeat) -> CliError {
+        if let Some(problem) = &lost.certificate {
+            return CliError::new(
+                Kind::Unavailable,
+                format!("the certificate of {} is refused: {}", self.api, lost.why),
+            )
+            .hint(certificate_hint(problem));
+        }
         if lost.never_sent {
             return CliError::new(
                 Kind::Unavailable,
@@ -327,6 +362,7 @@ async fn read(mut response: Response) -> Result<Reply, Lost> {
         if body.len() + chunk.len() > REPLY_BYTES_MAX {
             return Err(Lost {
                 never_sent: false,
+                certificate: None,
                 why: format!("a reply of more than {REPLY_BYTES_MAX} bytes"),
             });
         }
@@ -355,7 +391,27 @@ pub fn escape(text: &str) -> String {
         .collect()
 }
 
-fn root_cause(error: &dyn std::error::Error) -> String {
+/// What is wrong with the certificate of the other side, where that is why there is no connection.
+fn refused_certificate(error: &(dyn Error + 'static)) -> Option<CertificateError> {
+    if let Some(rustls::Error::InvalidCertificate(problem)) = error.downcast_ref() {
+        return Some(problem.clone());
+    }
+    // An I/O error does not count what it wraps among its sources.
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let next = wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source());
+    next.and_then(refused_certificate)
+}
+
+fn certificate_hint(problem: &CertificateError) -> &'static str {
+    if *problem == CertificateError::UnknownIssuer {
+        "is its authority a private one? Give the authority's certificate with --api-ca FILE or in ORION_API_CA"
+    } else {
+        "look at the address (--api URL or ORION_API), the certificate of the API, and this machine's clock; \
+         --api-ca FILE or ORION_API_CA names a private authority"
+    }
+}
+
+fn root_cause(error: &dyn Error) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;
@@ -377,7 +433,9 @@ mod tests {
         assert!(
             is_local("http://127.0.0.1:8080") && is_local("http://[::1]:1") && is_local("http://localhost")
         );
+        assert!(is_local("https://orion.localhost") && is_local("https://a.Localhost.:8443/x"));
         assert!(!is_local("http://10.0.0.1") && !is_local("http://localhost.example"));
+        assert!(!is_local("http://notlocalhost") && !is_local("http://orion.localhost.example"));
     }
 
     #[test]

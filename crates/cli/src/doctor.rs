@@ -1,22 +1,20 @@
 //! `orion doctor`: looks whether what must hold does, in the database and on the nodes, and says what to do.
 //!
 //! Lives here: opening, asking, showing. Does not live here: the looking (`orion_store`, `orion_fleet`) and the words
-//! ([`orion_domain::doctor`]). It changes nothing, and works while everything runs, and while nothing does.
+//! ([`orion_domain::doctor`]). It changes nothing, and so does not look at a database of another version; it
+//! works while everything runs, and while nothing does.
 
 use crate::{
     error::{CliError, Kind},
     output::{self, Format, Progress, note, printable},
-    up::DatabaseArgs,
+    up::{DatabaseArgs, OwnSettings},
 };
 use orion_domain::doctor::{Check, Finding};
 use orion_fleet::{Fleet, NodesExamined};
-use orion_service::assemble::assemble;
+use orion_service::assemble::assemble_as_it_is;
 use orion_store::HowFar;
 use serde_json::{Value, json};
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-};
+use std::collections::HashMap;
 
 /// The arguments of `orion doctor`.
 #[derive(Debug, clap::Args)]
@@ -45,9 +43,11 @@ struct Report {
 /// [`Kind::Failed`] (1) for a broken promise, [`Kind::NotChecked`] (2) where none is known to be broken but
 /// something could not be looked at.
 pub async fn run(format: Format, args: DoctorArgs) -> Result<(), CliError> {
+    let own = args.database.own_settings_of_existing(Kind::NotChecked)?;
+    note(&format!("the database is {}", own.database()));
     let mut progress = Progress::new();
     progress.show("looking at the database", "");
-    let fleet = open(&args.database).await?;
+    let fleet = open(&own).await?;
     let not_checked = |error: orion_store::StoreError| {
         CliError::new(Kind::NotChecked, format!("could not look: {}", chain(&error)))
     };
@@ -71,18 +71,10 @@ pub async fn run(format: Format, args: DoctorArgs) -> Result<(), CliError> {
     report.outcome()
 }
 
-/// The database and the control plane's keys; what is not there is not made.
-async fn open(args: &DatabaseArgs) -> Result<Fleet, CliError> {
-    let not_checked = |text: String| CliError::new(Kind::NotChecked, text);
-    let own = args.own_settings_of_existing(BTreeMap::new())?;
-    let sqlite = own.settings.database_urls.first().and_then(|url| url.strip_prefix("sqlite:"));
-    let file = |path: &str| Path::new(path.strip_prefix("//").unwrap_or(path)).exists();
-    if let Some(path) = sqlite.filter(|path| !file(path)) {
-        return Err(not_checked(format!("there is no database {path}"))
-            .hint("where it is: --data-dir DIR, --config FILE, or ORION_DATABASE_URL for MariaDB"));
-    }
-    let assembled = assemble(&own.settings).await.map_err(|error| {
-        not_checked(format!("could not look: {error}"))
+/// The database and the control plane's keys, as they are; what is not there is not made.
+async fn open(own: &OwnSettings) -> Result<Fleet, CliError> {
+    let assembled = assemble_as_it_is(&own.settings).await.map_err(|error| {
+        CliError::new(Kind::NotChecked, format!("could not look: {error}"))
             .hint("the same settings as the services have: --config FILE")
     })?;
     Ok(assembled.fleet)

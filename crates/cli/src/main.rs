@@ -26,7 +26,7 @@ use commands::{account, brake, change, events, leases, nodes, rent, ssh, ssh_con
 use context::Context;
 use error::{CliError, Kind};
 use output::Format;
-use std::{path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 /// Rent a machine and log in.
 #[derive(Debug, Parser)]
@@ -34,15 +34,17 @@ use std::{path::PathBuf, process::ExitCode};
 #[command(after_help = "\
 Exit status: 0 done, 1 failed, 2 bad arguments or input, 3 not logged in, 4 no such lease, 5 refused or not \
 available now. `orion ssh` ends with the status of ssh, `orion doctor` with 1 for a violation and 2 if it could not look.
-Environment: ORION_API (address), ORION_TOKEN (instead of a login), ORION_PASSWORD (for signup and login).")]
+Environment: ORION_API (address), ORION_API_CA (as --api-ca), ORION_TOKEN (instead of a login), ORION_PASSWORD (for \
+signup and login).")]
 struct Cli {
     /// The API's address [default: that of the last login, or else http://127.0.0.1:8080]
     #[arg(long, global = true, env = "ORION_API", value_name = "URL", value_parser = client::parse_api)]
     #[arg(hide_env = true)]
     api: Option<String>,
     /// Trust the certificate authorities in this PEM file, too
-    #[arg(long, global = true, value_name = "FILE")]
-    api_ca: Option<PathBuf>,
+    #[arg(long, global = true, env = "ORION_API_CA", hide_env = true, value_name = "FILE")]
+    #[arg(value_hint = clap::ValueHint::FilePath)]
+    api_ca: Option<OsString>,
     /// How to write data to standard output
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t)]
     output: Format,
@@ -151,6 +153,8 @@ fn start(cli: Cli) -> Result<(), CliError> {
 
 async fn dispatch(cli: Cli) -> Result<(), CliError> {
     let Cli { api, api_ca, output, command } = cli;
+    // An empty variable is as good as none.
+    let api_ca = api_ca.filter(|file| !file.is_empty()).map(PathBuf::from);
     let context = || Context::new(api, api_ca, output);
     match command {
         Command::Signup(args) => account::signup(&context()?, args).await,

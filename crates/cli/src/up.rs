@@ -1,7 +1,7 @@
 //! `orion up`: API, scheduler and status page in one process, on SQLite in one directory (or on MariaDB, if
 //! told).
 
-use crate::error::CliError;
+use crate::error::{CliError, Kind};
 use orion_control_plane::{App, Config, app::accounts::FirstAdmin, serve::serve};
 use orion_domain::Secret;
 use orion_scheduler::{Scheduler, SchedulerConfig};
@@ -13,6 +13,7 @@ use orion_service::{
     settings::Sources,
     traces,
 };
+use reqwest::Url;
 use std::{
     collections::BTreeMap,
     fs::{self, TryLockError},
@@ -76,6 +77,9 @@ pub struct DatabaseArgs {
     pub database_connections: Option<String>,
 }
 
+/// Where `deploy/systemd` has the services' secrets, which only systemd reads by itself.
+const SERVICES_ENVIRONMENT: &str = "/etc/orion/orion.env";
+
 /// Settings, and what `orion` itself makes of them: with a directory of its own, SQLite and a key file.
 pub struct OwnSettings {
     /// Everything that is set.
@@ -106,6 +110,28 @@ impl UpArgs {
     }
 }
 
+impl OwnSettings {
+    /// The database as a person may read it: without a password.
+    pub fn database(&self) -> String {
+        let names: Vec<String> =
+            self.settings.database_urls.iter().map(|url| without_password(url)).collect();
+        names.join(", ")
+    }
+}
+
+fn without_password(database_url: &str) -> String {
+    if let Some(path) = database_url.strip_prefix("sqlite:") {
+        return path.to_owned();
+    }
+    let Ok(mut url) = Url::parse(database_url) else { return "MariaDB".to_owned() };
+    url.set_query(None);
+    match url.set_password(None) {
+        Ok(()) => url.to_string(),
+        // A URL without a host has no place for a password.
+        Err(()) => "MariaDB".to_owned(),
+    }
+}
+
 impl DatabaseArgs {
     /// Reads all settings, and makes the directory and the master key if they are needed and not there.
     ///
@@ -115,15 +141,13 @@ impl DatabaseArgs {
         self.settings_of(given, Missing::IsMade)
     }
 
-    /// The same where nothing is made: for those who only look.
+    /// The same where nothing is made: for those who work on what is there. What is missing is an error of this
+    /// kind.
     ///
     /// # Errors
-    /// A setting that makes no sense; a master key that is not there.
-    pub fn own_settings_of_existing(
-        &self,
-        given: BTreeMap<&'static str, String>,
-    ) -> Result<OwnSettings, CliError> {
-        self.settings_of(given, Missing::IsAnError)
+    /// A setting that makes no sense; a SQLite database or a master key that is not there.
+    pub fn own_settings_of_existing(&self, kind: Kind) -> Result<OwnSettings, CliError> {
+        self.settings_of(BTreeMap::new(), Missing::IsAnError(kind))
     }
 
     fn settings_of(
@@ -142,6 +166,7 @@ impl DatabaseArgs {
         let database_urls = match &sqlite_dir {
             Some(dir) => {
                 missing.in_directory(dir)?;
+                missing.database(&dir.join("orion.db"))?;
                 vec![format!("sqlite:{}", dir.join("orion.db").display())]
             }
             None => urls,
@@ -170,32 +195,53 @@ impl DatabaseArgs {
 #[derive(Clone, Copy, Debug)]
 enum Missing {
     IsMade,
-    IsAnError,
+    IsAnError(Kind),
 }
 
 impl Missing {
     fn in_directory(self, dir: &Path) -> Result<(), CliError> {
         match self {
             Self::IsMade => make_directory(dir),
-            Self::IsAnError => Ok(()),
+            Self::IsAnError(_) => Ok(()),
+        }
+    }
+
+    fn database(self, path: &Path) -> Result<(), CliError> {
+        match self {
+            Self::IsAnError(kind) if !path.exists() => {
+                Err(not_there(kind, &format!("there is no database {}", path.display())))
+            }
+            Self::IsMade | Self::IsAnError(_) => Ok(()),
         }
     }
 
     fn master_key(self, dir: &Path) -> Result<MasterKey, CliError> {
         let path = dir.join("master.key");
         match self {
-            Self::IsAnError if !path.exists() => Err(CliError::new(
-                crate::error::Kind::NotChecked,
-                format!("there is no {}: Orion has not run with these settings", path.display()),
-            )
-            .hint("where it is: --data-dir DIR, --config FILE, or ORION_MASTER_KEY_FILE")),
-            Self::IsMade | Self::IsAnError => master_key_file(dir),
+            Self::IsAnError(kind) if !path.exists() => Err(not_there(
+                kind,
+                &format!("there is no {}: Orion has not run with these settings", path.display()),
+            )),
+            Self::IsMade | Self::IsAnError(_) => master_key_file(dir),
         }
     }
 }
 
+fn not_there(kind: Kind, what: &str) -> CliError {
+    let error = CliError::new(kind, what);
+    if Path::new(SERVICES_ENVIRONMENT).exists() {
+        return error.hint(format!(
+            "the services' settings are needed: set -a; . {SERVICES_ENVIRONMENT}; set +a (or --data-dir DIR)"
+        ));
+    }
+    error.hint(
+        "where it is: --data-dir DIR, --config FILE, or ORION_DATABASE_URL and ORION_MASTER_KEY for MariaDB; \
+         the first `orion up` makes it",
+    )
+}
+
 fn in_settings(error: orion_service::settings::SettingsError) -> CliError {
-    CliError::new(crate::error::Kind::Usage, error.to_string())
+    CliError::new(Kind::Usage, error.to_string())
 }
 
 /// The directory, made if it is not there, for its owner only.
@@ -305,4 +351,22 @@ async fn make_first_admin(app: &App, password: Option<Secret>) -> Result<(), Cli
         Err(error) => return Err(CliError::failed(format!("ORION_ADMIN_PASSWORD: {error}"))),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_password;
+
+    #[test]
+    fn a_database_is_named_without_its_password() {
+        for (url, name) in [
+            ("sqlite:/var/lib/orion-server/orion.db", "/var/lib/orion-server/orion.db"),
+            ("mysql://orion:s3cret@db.example:3306/orion", "mysql://orion@db.example:3306/orion"),
+            ("mysql://orion:s3%40cret@[::1]/orion?password=s3cret", "mysql://orion@[::1]/orion"),
+            ("mysql:s3cret", "MariaDB"),
+            ("s3cret", "MariaDB"),
+        ] {
+            assert_eq!(without_password(url), name);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use crate::{Metrics, Nudge, playbook::Playbooks};
 use orion_domain::{Clock, Timestamp, agent::DEADLINE_GRACE_S, node::Node};
 use orion_ssh::{HostKey, Pool, Target};
-use orion_store::Store;
+use orion_store::{Store, StoreError};
 use std::{
     sync::{
         Arc,
@@ -16,6 +16,9 @@ use std::{
 pub const REPLICA_BEAT_EVERY: Duration = Duration::from_secs(2);
 /// A process that has not said so for this long is taken to be gone.
 pub const REPLICA_STALE_AFTER: Duration = Duration::from_secs(8);
+
+/// How far this machine's clock may be off the database's: a process that is further off takes no claims.
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(2);
 
 /// How far back each look at the nodes that changed goes: longer than any transaction may live.
 pub const CHANGES_OVERLAP: Duration = Duration::from_secs(8);
@@ -69,7 +72,7 @@ pub struct Parts {
     pub config: FleetConfig,
     /// Wakes the loops of this process.
     pub nudge: Nudge,
-    /// Whether this machine's clock is too far off the database's to take claims.
+    /// Whether this machine's clock is too far off the database's to take claims, or was not compared yet.
     pub clock_is_off: AtomicBool,
     /// What this process counts.
     pub metrics: Metrics,
@@ -84,6 +87,21 @@ impl Fleet {
     /// Whether this process may take claims: its clock agrees with the database's.
     pub fn may_claim(&self) -> bool {
         !self.0.clock_is_off.load(Ordering::Relaxed)
+    }
+
+    /// How far this machine's clock is off the database's, if that is more than `at_most`; then no claims are taken
+    /// until it is right.
+    ///
+    /// # Errors
+    /// The database's: nothing is known then.
+    pub async fn check_clock(&self, at_most: Duration) -> Result<Option<Duration>, StoreError> {
+        let before = self.now();
+        let theirs = self.0.store.now().await?;
+        // The database's word lies between the two; how long it took must not count as skew.
+        let skew = before.since(theirs).max(theirs.since(self.now()));
+        let skew = (skew > at_most).then_some(skew);
+        self.0.clock_is_off.store(skew.is_some(), Ordering::Relaxed);
+        Ok(skew)
     }
 
     /// The current time.

@@ -19,7 +19,8 @@ mod provision;
 pub use apply::{Applied, Change};
 pub use doctor::NodesExamined;
 pub use fleet::{
-    CHANGES_OVERLAP, Fleet, FleetConfig, Parts, REPLICA_BEAT_EVERY, REPLICA_STALE_AFTER, target_of,
+    CHANGES_OVERLAP, CLOCK_SKEW_MAX, Fleet, FleetConfig, Parts, REPLICA_BEAT_EVERY, REPLICA_STALE_AFTER,
+    target_of,
 };
 pub use memory::{MEMORY_COMMAND, read_memory};
 pub use metrics::Metrics;

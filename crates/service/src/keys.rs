@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 /// The sealed value that signs access tokens.
 pub const TOKEN_KEY: &str = "jwt-key";
+/// The name of the key of the certificate authority that the control plane logs in with.
+pub const CA_KEY: &str = "control-ca";
 
 /// The shared keys, opened.
 pub struct Keys {
@@ -38,7 +40,7 @@ impl Keys {
     /// [`KeysError`]
     pub async fn open(store: &Store, master: &MasterKey) -> Result<Self, KeysError> {
         let jwt = sealed(store, master, TOKEN_KEY, || rand::random::<[u8; 32]>().to_vec()).await?;
-        let ca_text = sealed(store, master, "control-ca", || {
+        let ca_text = sealed(store, master, CA_KEY, || {
             ControlCa::generate().to_openssh().map(|text| text.as_bytes().to_vec()).unwrap_or_default()
         })
         .await?;

@@ -112,7 +112,7 @@ pub fn arguments(name: &str, words: impl IntoIterator<Item = String>) -> Result<
     let usage = format!(
         "usage: {name} [--config FILE] [--check]\n\n  \
          --config FILE   settings (else ORION_CONFIG, else /etc/orion/orion.toml if it is there)\n  \
-         --check         check settings, database and keys, and end\n  \
+         --check         check settings, database and keys (makes or updates the schema and the keys), and end\n  \
          --settings      list all settings\n  \
          --version       print the version\n"
     );

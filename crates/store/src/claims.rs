@@ -24,6 +24,14 @@ use std::time::Duration;
 /// When a node's row may be claimed; binds `now`.
 pub(crate) const CLAIMABLE: &str = "(claimed_until IS NULL OR claimed_until <= ?)";
 
+/// A node that is drained and whose lease is just on its way to another one: its login works until that one has
+/// confirmed it, or the drain is due. Binds `now`.
+fn keeps_its_login() -> String {
+    format!(
+        "(drain_since IS NOT NULL AND (drain_deadline IS NULL OR drain_deadline > ?) AND {IS_BEING_LEFT})"
+    )
+}
+
 /// Puts together what a claim's holder has to know.
 pub(crate) fn node_claim(
     record: NodeRecord,
@@ -107,7 +115,8 @@ impl Tx {
 }
 
 impl Store {
-    /// Claims a node for `ttl`. `None`: somebody else works on it, or it does not exist.
+    /// Claims a node for `ttl` to bring it in order. `None`: somebody else works on it, it does not exist, or it is
+    /// drained and its lease has just set out for another node (see [`Store::dirty_nodes`]).
     ///
     /// # Errors
     /// [`StoreError`].
@@ -119,7 +128,17 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<NodeClaim>, StoreError> {
         let token = new_ulid(now);
-        let claim = transaction!(&self.db, |tx| { tx.claim(id, (holder, &token, ttl), "", now).await })?;
+        let sql = format!("SELECT id FROM nodes WHERE id = ? AND {}", keeps_its_login());
+        let claim = transaction!(&self.db, |tx| {
+            let claim = tx.claim(id, (holder, &token, ttl), "", now).await?;
+            // Asked once the row is held: a lease that set out after the look at the dirty nodes is seen here.
+            let sql = sqlx::AssertSqlSafe(sql.clone());
+            if claim.is_some() && tx.one::<(i64,)>(sql, vals![id, now]).await?.is_some() {
+                tx.abandon();
+                return Ok(None);
+            }
+            Ok(claim)
+        })?;
         Ok(claim)
     }
 
@@ -162,8 +181,8 @@ impl Store {
         let sql = format!(
             "SELECT id FROM nodes WHERE admission = 'admitted' AND health = 'alive' \
              AND applied_version < desired_version AND retry_at <= ? AND {CLAIMABLE} \
-             AND NOT (drain_since IS NOT NULL AND (drain_deadline IS NULL OR drain_deadline > ?) \
-             AND {IS_BEING_LEFT}) ORDER BY retry_at, id LIMIT ?"
+             AND NOT {} ORDER BY retry_at, id LIMIT ?",
+            keeps_its_login()
         );
         let rows = self.db.all::<(i64,)>(sqlx::AssertSqlSafe(sql), vals![now, now, now, limit]).await?;
         Ok(rows.into_iter().map(|(id,)| NodeId(id)).collect())

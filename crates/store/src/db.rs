@@ -138,7 +138,8 @@ pub(crate) enum Open {
 }
 
 impl Db {
-    pub(crate) async fn open(config: &StoreConfig) -> std::result::Result<Self, StoreError> {
+    /// `make`: a SQLite file that is not there is made, and one that is there set up as Orion uses it.
+    pub(crate) async fn open(config: &StoreConfig, make: bool) -> std::result::Result<Self, StoreError> {
         let Some(first) = config.urls.first() else {
             return Err(StoreError::Config("no database URL is given".into()));
         };
@@ -146,7 +147,7 @@ impl Db {
             if config.urls.len() > 1 {
                 return Err(StoreError::Config("SQLite is one file; several URLs need MariaDB".into()));
             }
-            return open_sqlite(Path::new(path.strip_prefix("//").unwrap_or(path))).await;
+            return open_sqlite(Path::new(path.strip_prefix("//").unwrap_or(path)), make).await;
         }
         open_maria(config).await
     }
@@ -408,14 +409,18 @@ async fn check_host(options: &MySqlConnectOptions) -> std::result::Result<(), sq
     connection.close().await
 }
 
-async fn open_sqlite(path: &Path) -> std::result::Result<Db, StoreError> {
-    keep_private(path).map_err(|error| StoreError::Config(format!("{}: {error}", path.display())))?;
-    let options = SqliteConnectOptions::new()
+async fn open_sqlite(path: &Path, make: bool) -> std::result::Result<Db, StoreError> {
+    let ready = if make { keep_private(path) } else { std::fs::metadata(path).map(drop) };
+    ready.map_err(|error| StoreError::Config(format!("{}: {error}", path.display())))?;
+    let mut options = SqliteConnectOptions::new()
         .filename(path)
-        .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(OPERATION_MAX)
         .foreign_keys(true);
+    if make {
+        // It stays in the file.
+        options = options.journal_mode(SqliteJournalMode::Wal);
+    }
     let writer = SqlitePoolOptions::new()
         .max_connections(1)
         .acquire_timeout(OPERATION_MAX)

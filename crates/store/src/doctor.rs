@@ -25,7 +25,9 @@ use std::time::Duration;
 /// Findings of one query that are shown.
 const SHOWN_MAX: i64 = 100;
 /// Leases that one statement looks at.
-const PAGE: i64 = 10_000;
+const LEASES_AT_ONCE: i64 = 10_000;
+/// Nodes that one statement looks at: of each it may have to walk far back through the events.
+const NODES_AT_ONCE: i64 = 500;
 /// How long the control plane may take to end a lease, after the node itself has closed the login.
 const OVERDUE_AFTER: Duration = Duration::from_secs(60);
 /// Longest time in a state that ends by itself: eight nodes may be tried one after another.
@@ -74,6 +76,9 @@ const FITS: &str = "CASE s WHEN 'provisioning' THEN k IN ('lease.placed', 'lease
 /// Events that say which state a lease has now.
 const STATE_EVENTS: &str = "'lease.placed', 'lease.replaced', 'lease.active', 'lease.moved', 'lease.returned', \
     'lease.node_lost', 'lease.moving', 'lease.waiting', 'lease.releasing', 'lease.ended'";
+
+/// A lease or a node, its state, and its last event that tells of it.
+type Told = (i64, String, Option<String>);
 
 impl Store {
     /// Looks whether what must hold does, as far as the database can tell. Findings of one kind are cut at 100.
@@ -179,42 +184,57 @@ impl Store {
              FROM leases l WHERE l.id > ? AND l.id <= ? AND (l.ended_at IS NULL OR l.ended_at >= ?)) states \
              WHERE k IS NULL OR NOT ({FITS}) ORDER BY id LIMIT ?"
         );
-        let mut findings = Vec::new();
-        let mut after = 0;
-        while let Some(last) = self.last_of_page(how_far, after).await? {
-            let values = vals![after, last, since(how_far, now), SHOWN_MAX];
-            let sql = sqlx::AssertSqlSafe(sql.clone());
-            for (lease, state, kind) in self.db.all::<(i64, String, Option<String>)>(sql, values).await? {
-                findings.push(Finding::new(Check::I4, told(&state, kind)).of(LeaseId(lease)));
-            }
-            if findings.len() >= SHOWN_MAX as usize || last == i64::MAX {
-                break;
-            }
-            after = last;
-        }
+        let at_once = match how_far {
+            HowFar::Recent => None,
+            HowFar::All => Some(LEASES_AT_ONCE),
+        };
+        let rows = self.page_by_page(("leases", at_once), &sql, &[since(how_far, now).into()]).await?;
+        let of_lease =
+            |(lease, state, kind): Told| Finding::new(Check::I4, told(&state, kind)).of(LeaseId(lease));
+        let mut findings: Vec<Finding> = rows.into_iter().map(of_lease).collect();
         let sql = "SELECT id, s, k FROM (SELECT n.id AS id, n.health AS s, (SELECT e.kind FROM events e \
                    WHERE e.node_id = n.id AND e.kind IN ('node.unknown', 'node.alive', 'node.suspect', \
-                   'node.unreachable', 'node.dead') ORDER BY e.id DESC LIMIT 1) AS k FROM nodes n) healths \
+                   'node.unreachable', 'node.dead') ORDER BY e.id DESC LIMIT 1) AS k FROM nodes n \
+                   WHERE n.id > ? AND n.id <= ?) healths \
                    WHERE (k IS NULL AND s <> 'unknown') OR (k IS NOT NULL AND k <> CONCAT('node.', s)) \
                    ORDER BY id LIMIT ?";
-        let rows = self.db.all::<(i64, String, Option<String>)>(sql, vals![SHOWN_MAX]).await?;
-        for (node, health, kind) in rows {
-            findings.push(Finding::new(Check::I4, told(&health, kind)).on(NodeId(node)));
-        }
+        let rows = self.page_by_page(("nodes", Some(NODES_AT_ONCE)), sql, &[]).await?;
+        let of_node =
+            |(node, health, kind): Told| Finding::new(Check::I4, told(&health, kind)).on(NodeId(node));
+        findings.extend(rows.into_iter().map(of_node));
         Ok(findings)
     }
 
-    /// Where a page of the leases ends that begins after `after`: looking at all of them with one statement would take
-    /// longer than a statement may.
-    async fn last_of_page(&self, how_far: HowFar, after: i64) -> Result<Option<i64>, StoreError> {
-        match how_far {
-            HowFar::Recent => Ok(Some(i64::MAX)),
-            HowFar::All => {
-                let sql = "SELECT MAX(id) FROM (SELECT id FROM leases WHERE id > ? ORDER BY id LIMIT ?) page";
-                let last = self.db.one::<(Option<i64>,)>(sql, vals![after, PAGE]).await?;
-                Ok(last.and_then(|(id,)| id))
-            }
+    /// Asks about `at_once` rows of a table after the other, by number (none: about all at once): about many, one
+    /// statement would take longer than it may. `sql` binds what a page begins after and ends with, `values`, and how
+    /// much is shown.
+    async fn page_by_page(
+        &self,
+        (table, at_once): (&str, Option<i64>),
+        sql: &str,
+        values: &[Val],
+    ) -> Result<Vec<Told>, StoreError> {
+        let end =
+            format!("SELECT MAX(id) FROM (SELECT id FROM {table} WHERE id > ? ORDER BY id LIMIT ?) page");
+        let mut found = Vec::new();
+        let mut after = 0;
+        while found.len() < SHOWN_MAX as usize && after < i64::MAX {
+            let last = match at_once {
+                Some(rows) => {
+                    let end = sqlx::AssertSqlSafe(end.clone());
+                    self.db.one::<(Option<i64>,)>(end, vals![after, rows]).await?.and_then(|(id,)| id)
+                }
+                None => Some(i64::MAX),
+            };
+            let Some(last) = last else { break };
+            let mut bound = vals![after, last];
+            bound.extend_from_slice(values);
+            bound.push(SHOWN_MAX.into());
+            found.extend(self.db.all::<Told>(sqlx::AssertSqlSafe(sql.to_owned()), bound).await?);
+            after = last;
         }
+        found.truncate(SHOWN_MAX as usize);
+        Ok(found)
     }
 
     /// I5.

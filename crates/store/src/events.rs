@@ -15,13 +15,13 @@ use orion_domain::{EventId, LeaseId, NodeId, Timestamp, UserId};
 use sqlx::AssertSqlSafe;
 use std::{
     collections::{BTreeSet, VecDeque},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Longer than any transaction lives (8 s, and 5 s for its COMMIT), with room for a skewed clock.
 const OVERLAP: Duration = Duration::from_secs(20);
-/// Events that one look of a tail reads at most; the rest comes with the next.
-const POLL_MAX: u32 = 2_000;
+/// Events that one statement reads.
+const PAGE: u32 = 2_000;
 
 /// A new ULID: the time for people who read the table, and 80 random bits.
 pub(crate) fn new_ulid(now: Timestamp) -> String {
@@ -127,19 +127,24 @@ pub struct EventTail {
     floor: i64,
     /// Events above the floor that were given already.
     given: BTreeSet<i64>,
-    /// The greatest number seen at some moments within the overlap, oldest first.
-    marks: VecDeque<(Timestamp, i64)>,
+    /// The greatest number seen at some moments within the overlap, oldest first. The moments are counted from
+    /// `began`: the clock on the wall may jump.
+    marks: VecDeque<(Duration, i64)>,
+    began: Instant,
 }
 
 impl EventTail {
+    /// Events that one [`Self::poll`] gives at least before it leaves the rest for the next one.
+    pub const POLL_MAX: usize = 2_000;
+
     /// From now on.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn from_now(store: &Store, now: Timestamp) -> Result<Self, StoreError> {
+    pub async fn from_now(store: &Store) -> Result<Self, StoreError> {
         let last = store.db.one::<(Option<i64>,)>("SELECT MAX(id) FROM events", vec![]).await?;
         let last = last.and_then(|(id,)| id).unwrap_or(0);
-        let mut tail = Self::resume(store, EventId(last), now).await?;
+        let mut tail = Self::resume(store, EventId(last)).await?;
         let sql = event_sql("WHERE id > ? AND id <= ?");
         let old: Vec<Event> = each(store.db.all::<EventRecord>(sql, vals![tail.floor, last]).await?)?;
         tail.given = old.iter().map(|event| event.id.0).collect();
@@ -151,22 +156,29 @@ impl EventTail {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn resume(store: &Store, last: EventId, now: Timestamp) -> Result<Self, StoreError> {
+    pub async fn resume(store: &Store, last: EventId) -> Result<Self, StoreError> {
         // An id from the time before an older backup was restored may be greater than any there is now.
         let sql = "SELECT id, at FROM events WHERE id <= ? ORDER BY id DESC LIMIT 1";
         let Some((from, at)) = store.db.one::<(i64, i64)>(sql, vals![last.0]).await? else {
-            return Ok(Self::from_settled(EventId(0), now));
+            return Ok(Self::from_settled(EventId(0)));
         };
-        let before = Timestamp::from_micros(at).minus(OVERLAP);
-        let sql = "SELECT MAX(id) FROM events WHERE at < ? AND id < ?";
-        let floor = store.db.one::<(Option<i64>,)>(sql, vals![before, from]).await?.and_then(|(id,)| id);
-        Ok(Self { from, ..Self::from_settled(EventId(floor.unwrap_or(0)), now) })
+        // Not the last one that is older: an event that was written late, or by a machine whose clock is behind, has
+        // an old time between young ones.
+        let at = Timestamp::from_micros(at);
+        let sql = "SELECT MIN(id) FROM events WHERE at BETWEEN ? AND ? AND id <= ?";
+        let values = vals![at.minus(OVERLAP), at.plus(OVERLAP), from];
+        let young = store.db.one::<(Option<i64>,)>(sql, values).await?.and_then(|(id,)| id).unwrap_or(from);
+        // What took a number after that one may not be visible yet.
+        let sql = "SELECT MAX(id) FROM events WHERE id < ?";
+        let floor = store.db.one::<(Option<i64>,)>(sql, vals![young]).await?.and_then(|(id,)| id);
+        Ok(Self { from, ..Self::from_settled(EventId(floor.unwrap_or(0))) })
     }
 
     /// After `settled`, of which is known that nothing up to it becomes visible any more.
-    pub fn from_settled(settled: EventId, now: Timestamp) -> Self {
-        let marks = VecDeque::from([(now, settled.0)]);
-        Self { from: settled.0, floor: settled.0, given: BTreeSet::new(), marks }
+    pub fn from_settled(settled: EventId) -> Self {
+        let marks = VecDeque::from([(Duration::ZERO, settled.0)]);
+        let began = Instant::now();
+        Self { from: settled.0, floor: settled.0, given: BTreeSet::new(), marks, began }
     }
 
     /// Every event up to here has been given; none of them comes any more.
@@ -179,29 +191,42 @@ impl EventTail {
         EventId(self.given.last().copied().unwrap_or(self.floor).max(self.floor).max(self.from))
     }
 
-    /// What is new, in the order of its numbers. `now` may be any clock that only grows.
+    /// What is new, in the order of its numbers.
     ///
     /// # Errors
     /// [`StoreError`]; the next call continues where this one was.
-    pub async fn poll(&mut self, store: &Store, now: Timestamp) -> Result<Vec<Event>, StoreError> {
-        let mut events = Vec::new();
-        let mut from = self.floor;
+    pub async fn poll(&mut self, store: &Store) -> Result<Vec<Event>, StoreError> {
+        let began = self.began;
+        self.poll_by(store, || began.elapsed()).await
+    }
+
+    /// The same by another steady clock, which tells how long ago the tail began.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the next call continues where this one was.
+    pub async fn poll_by(
+        &mut self,
+        store: &Store,
+        clock: impl Fn() -> Duration,
+    ) -> Result<Vec<Event>, StoreError> {
+        let (before, mut events, mut from) = (clock(), Vec::new(), self.floor);
         loop {
-            let page = store.events_after(EventId(from), POLL_MAX).await?;
-            let full = page.len() >= POLL_MAX as usize;
+            let page = store.events_after(EventId(from), PAGE).await?;
+            let full = page.len() >= PAGE as usize;
             from = page.last().map_or(from, |event| event.id.0);
             events.extend(page.into_iter().filter(|event| !self.given.contains(&event.id.0)));
-            if !full || events.len() >= POLL_MAX as usize {
+            if !full || events.len() >= Self::POLL_MAX {
                 break;
             }
         }
         self.given.extend(events.iter().map(|event| event.id.0));
-        self.marks.push_back((now, from));
-        while self.marks.get(1).is_some_and(|(at, _)| now.since(*at) >= OVERLAP) {
+        // What is not visible when the reading has begun may become so until long after it has ended.
+        self.marks.push_back((clock(), from));
+        while self.marks.get(1).is_some_and(|(at, _)| before.saturating_sub(*at) >= OVERLAP) {
             self.marks.pop_front();
         }
         if let Some((at, id)) = self.marks.front()
-            && now.since(*at) >= OVERLAP
+            && before.saturating_sub(*at) >= OVERLAP
         {
             self.floor = *id;
             self.given = self.given.split_off(&(self.floor + 1));

@@ -8,12 +8,7 @@ use crate::{
     rows::{LeaseNodeRecord, LeaseRecord, each, lease_sql},
     values::in_lists,
 };
-use orion_domain::{
-    LeaseId, NodeId, Timestamp, UserId,
-    lease::{Lease, Phase},
-    names::LeaseName,
-    node::Node,
-};
+use orion_domain::{LeaseId, NodeId, Timestamp, UserId, lease::Lease, names::LeaseName, node::Node};
 use std::collections::HashMap;
 
 /// States in which a lease's time runs. (A `const` of the words, so that the index is used.)
@@ -141,18 +136,24 @@ impl Store {
         Ok(row.and_then(|(at,)| at).map(Timestamp::from_micros))
     }
 
-    /// Leases that came into `phase` at `older_than` or before, the oldest first.
+    /// The next `limit` leases in `Migrating` that have no new node, the longest waiting first: those after the one
+    /// that `after` names by [`Lease::since`] and number. Not those that are to wait for their own node and say so
+    /// already, with `its_own`.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn leases_in(
+    pub async fn leases_to_move(
         &self,
-        phase: Phase,
-        older_than: Timestamp,
+        its_own: &str,
+        after: Option<(Timestamp, LeaseId)>,
         limit: u32,
     ) -> Result<Vec<Lease>, StoreError> {
-        let rest = "WHERE l.state = ? AND l.state_since <= ? ORDER BY l.state_since, l.id LIMIT ?";
-        self.leases_where(rest, vals![phase.as_str(), older_than, limit]).await
+        let (since, id) = after.unwrap_or((Timestamp::from_micros(i64::MIN), LeaseId(0)));
+        let rest = "WHERE l.state = 'migrating' AND l.occupies_node = l.from_node \
+                    AND (l.on_node_loss <> 'wait' OR COALESCE(l.state_reason, '') <> ?) \
+                    AND (l.state_since > ? OR (l.state_since = ? AND l.id > ?)) \
+                    ORDER BY l.state_since, l.id LIMIT ?";
+        self.leases_where(rest, vals![its_own, since, since, id, limit]).await
     }
 
     /// Leases on their way to a node on which nobody works (any more), the oldest first: those in

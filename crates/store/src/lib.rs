@@ -94,8 +94,19 @@ impl Store {
     /// [`StoreError::Config`] for URLs that cannot be used, [`StoreError::Unavailable`] when no host
     /// answers, [`StoreError::Migration`] when the schema is newer than this program or cannot be made.
     pub async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
-        let db = Db::open(config).await?;
+        let db = Db::open(config, true).await?;
         migrate::run(&db).await?;
+        Ok(Self { db, stock: Arc::default(), uids: Arc::default() })
+    }
+
+    /// Connects to a database that this version has made or brought up to date, and leaves it as it is.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`]; [`StoreError::Migration`] also when the schema is older than this program, or when
+    /// there is none. [`StoreError::Config`] for a SQLite file that is not there.
+    pub async fn open_as_it_is(config: &StoreConfig) -> Result<Self, StoreError> {
+        let db = Db::open(config, false).await?;
+        migrate::must_be_current(&db).await?;
         Ok(Self { db, stock: Arc::default(), uids: Arc::default() })
     }
 
@@ -104,15 +115,19 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn now(&self) -> Result<Timestamp, StoreError> {
-        let sql = self.db.sql(
-            "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
-            "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000",
-        );
-        let row = self.db.one::<(i64,)>(sql, vec![]).await?;
+        let row = self.db.one::<(i64,)>(self.clock_sql(), vec![]).await?;
         let micros = row.map(|(micros,)| micros);
         micros
             .map(Timestamp::from_micros)
             .ok_or_else(|| StoreError::Unavailable("the database has no clock".into()))
+    }
+
+    /// The database's clock, in microseconds.
+    const fn clock_sql(&self) -> &'static str {
+        self.db.sql(
+            "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
+            "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000",
+        )
     }
 
     /// Whether only one process can share this database (SQLite).

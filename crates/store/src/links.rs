@@ -71,26 +71,27 @@ impl Store {
         .await
     }
 
-    /// What the agent says of its own sshd. `Stale` when it said so before.
+    /// What the agent says of its own sshd. `Stale` when it said so before, or over another link than the last one.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn set_agent_sshd(
         &self,
         id: NodeId,
+        link_epoch: i64,
         sees: Option<bool>,
         now: Timestamp,
     ) -> Result<Cas<Node>, StoreError> {
         let guard = if sees.is_some() {
-            "AND (agent_sees_sshd IS NULL OR agent_sees_sshd <> ?)"
+            "AND link_epoch = ? AND (agent_sees_sshd IS NULL OR agent_sees_sshd <> ?)"
         } else {
-            "AND agent_sees_sshd IS NOT NULL"
+            "AND link_epoch = ? AND agent_sees_sshd IS NOT NULL"
         };
         self.node_write(id, now, || NodeChange {
             sets: "agent_sees_sshd = ?",
             values: vals![sees],
             guard,
-            guard_values: sees.map(Val::from).into_iter().collect(),
+            guard_values: [Val::from(link_epoch)].into_iter().chain(sees.map(Val::from)).collect(),
             event: Some(("node.agent_sshd", json!({ "answers": sees }))),
         })
         .await

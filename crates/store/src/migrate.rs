@@ -1,9 +1,10 @@
 //! Brings the schema up to date at start, also when several replicas start at once or one died half-way.
 //!
-//! Lives here: running the migrations. Does not live here: the schema (`migrations/{mariadb,sqlite}`).
+//! Lives here: running the migrations, and telling whether they were run. Does not live here: the schema
+//! (`migrations/{mariadb,sqlite}`).
 
 use crate::{
-    db::Db,
+    db::{Db, vals},
     error::{Fault, StoreError},
 };
 use sqlx::{
@@ -33,6 +34,42 @@ pub(crate) async fn run(db: &Db) -> Result<(), StoreError> {
             Err(problem)
         }
     }
+}
+
+/// Whether the schema is this program's, asked without changing anything.
+pub(crate) async fn must_be_current(db: &Db) -> Result<(), StoreError> {
+    let sql = db.sql(
+        "SELECT COUNT(*) FROM information_schema.tables \
+         WHERE table_schema = DATABASE() AND table_name = '_sqlx_migrations'",
+        "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'",
+    );
+    let mut applied = Vec::new();
+    if db.one::<(i64,)>(sql, vals![]).await?.is_some_and(|(count,)| count > 0) {
+        let sql = "SELECT version, success, checksum FROM _sqlx_migrations ORDER BY version";
+        applied = db.all::<(i64, bool, Vec<u8>)>(sql, vals![]).await?;
+    }
+    if applied.is_empty() {
+        return Err(StoreError::Migration("there is no Orion in this database".into()));
+    }
+    let own = if db.is_maria() { &MARIADB } else { &SQLITE };
+    for (version, success, checksum) in &applied {
+        match own.iter().find(|migration| migration.version == *version) {
+            None => return Err(explain(MigrateError::VersionMissing(*version))),
+            Some(migration) if *success && migration.checksum.as_ref() != checksum.as_slice() => {
+                return Err(explain(MigrateError::VersionMismatch(*version)));
+            }
+            Some(_) => {}
+        }
+    }
+    let is_done = |version| applied.iter().any(|(done, success, _)| *done == version && *success);
+    if own.iter().all(|migration| is_done(migration.version)) {
+        return Ok(());
+    }
+    Err(StoreError::Migration(
+        "it was made by an older version of Orion; start the new orion-control-plane or orion up first, which brings \
+         it up to date"
+            .into(),
+    ))
 }
 
 pub(crate) async fn run_sqlite(pool: &SqlitePool) -> Result<(), MigrateError> {

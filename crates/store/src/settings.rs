@@ -78,12 +78,18 @@ impl Store {
             "INSERT INTO replicas (name, kind, beat_at) VALUES (?, ?, ?) \
              ON CONFLICT (name, kind) DO UPDATE SET beat_at = excluded.beat_at",
         );
-        let silent_since = now.minus(REPLICA_KEPT);
+        let mut silent_since = now.minus(REPLICA_KEPT);
         Ok(transaction!(&self.db, |tx| {
             tx.exec(sql, vals![name, kind, now]).await?;
             // Read first: a DELETE that looks at every row would wait for the others that beat just now.
             let gone = "SELECT name, kind FROM replicas WHERE beat_at < ?";
-            for (name, kind) in tx.all::<(String, String)>(gone, vals![silent_since]).await? {
+            let gone = tx.all::<(String, String)>(gone, vals![silent_since]).await?;
+            if !gone.is_empty() {
+                // Not by this machine's clock alone: if it is ahead, the others live.
+                let theirs = tx.one::<(i64,)>(self.clock_sql(), vec![]).await?.map_or(0, |(micros,)| micros);
+                silent_since = silent_since.min(Timestamp::from_micros(theirs).minus(REPLICA_KEPT));
+            }
+            for (name, kind) in gone {
                 let sql = "DELETE FROM replicas WHERE name = ? AND kind = ? AND beat_at < ?";
                 tx.exec(sql, vals![name, kind, silent_since]).await?;
             }

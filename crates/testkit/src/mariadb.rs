@@ -59,6 +59,8 @@ impl MariaDb {
             "--innodb-log-file-size=16M",
             // Many servers at once use up what io_uring may lock.
             "--innodb-use-native-aio=0",
+            // A server that starts removes others' temporary tables where it keeps its own.
+            &format!("--tmpdir={}", root.path().display()),
             &format!("--datadir={}", root.path().join("data").display()),
         ]));
         let password = random_word();
@@ -167,6 +169,7 @@ impl MariaDb {
             .args(["--character-set-server=utf8mb4", "--max-connections=300", "--performance-schema=OFF"])
             .args(["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M"])
             .arg(format!("--port={}", self.port))
+            .arg(format!("--tmpdir={}", root.display()))
             .arg(format!("--datadir={}", root.join("data").display()))
             .arg(format!("--socket={}", root.join("socket").display()))
             .arg(format!("--pid-file={}", root.join("data/pid").display()))

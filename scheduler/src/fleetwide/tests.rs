@@ -283,3 +283,26 @@ fn a_scheduler_that_reaches_none_of_its_own_nodes_does_not_vouch_for_another_s()
     }
     assert!(cannot().is_some());
 }
+
+#[test]
+fn a_replica_that_said_goodbye_ages_like_one_that_died() {
+    let fleetwide = scheduler(0);
+    let api = |beat: i64| Replica { name: "api-1".into(), kind: "api".into(), beat_at: at(beat) };
+    let held =
+        Node { link: LinkState::Up, link_replica: Some("api-1".into()), ..node(1, Health::Unreachable, 1) };
+    let began = Instant::now();
+    fleetwide.beat(vec![api(1)], (began, at(1)));
+    fleetwide.beat(vec![api(2)], (began, at(2)));
+    // The link stands for a day, then its replica is stopped softly: its agent needs a moment to dial another one.
+    let now = at(86_400);
+    assert_eq!(fleetwide.link_of(&held, now), LinkPath::Up { sshd: None });
+    fleetwide.beat(Vec::new(), (began, now));
+    assert_eq!(fleetwide.link_of(&held, now), LinkPath::Up { sshd: None });
+    let Some(long_ago) = began.checked_sub(Duration::from_secs(20)) else { panic!("a young machine") };
+    let fleetwide = scheduler(0);
+    fleetwide.beat(vec![api(1)], (long_ago, at(1)));
+    fleetwide.beat(vec![api(2)], (long_ago, at(2)));
+    fleetwide.beat(Vec::new(), (began, now));
+    let LinkPath::Unknown { since } = fleetwide.link_of(&held, now) else { panic!("20 s are enough") };
+    assert!(now.since(since) < Duration::from_secs(15), "unknown since {since}, now {now}");
+}

@@ -4,13 +4,9 @@ use crate::{
     Scheduler,
     members::{Beat, KIND},
 };
-use orion_domain::Timestamp;
 use orion_fleet::REPLICA_BEAT_EVERY;
 use orion_store::StoreError;
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Beats until shutdown.
@@ -40,6 +36,14 @@ fn pace(scheduler: &Scheduler) -> Duration {
 
 async fn live(scheduler: &Scheduler) -> Result<(), StoreError> {
     let (store, name) = (&scheduler.fleet.store, scheduler.fleetwide.name());
+    if let Some(skew) = scheduler.fleet.check_clock(scheduler.config.clock_skew_max).await? {
+        // Without a beat, others whose clocks are right look after its nodes.
+        tracing::error!(
+            ?skew,
+            "this machine's clock is off the database's: nothing is decided here until it is right"
+        );
+        return Ok(());
+    }
     let began = (Instant::now(), scheduler.fleet.now());
     store.replica_beat(name, KIND, began.1).await?;
     let mut replicas = store.replicas().await?;
@@ -60,22 +64,5 @@ async fn live(scheduler: &Scheduler) -> Result<(), StoreError> {
     if beat == Beat::Back || share != before {
         scheduler.fleet.nudge.all();
     }
-    check_clock(scheduler).await
-}
-
-async fn check_clock(scheduler: &Scheduler) -> Result<(), StoreError> {
-    let before: Timestamp = scheduler.fleet.now();
-    let theirs = scheduler.fleet.store.now().await?;
-    let ours = scheduler.fleet.now();
-    // The database's word lies between the two; how long it took must not count as skew.
-    let skew = before.since(theirs).max(theirs.since(ours));
-    let skewed = skew > scheduler.config.clock_skew_max;
-    if skewed {
-        tracing::error!(
-            ?skew,
-            "this machine's clock is off the database's: no claims are taken until it is right"
-        );
-    }
-    scheduler.fleet.clock_is_off.store(skewed, Ordering::Relaxed);
     Ok(())
 }

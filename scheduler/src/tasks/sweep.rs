@@ -34,7 +34,7 @@ pub async fn run(scheduler: Scheduler) {
                 tracing::warn!(%error, "the sweep failed");
             }
         }
-        if now.since(keys_swept) >= KEYS_EVERY {
+        if scheduler.fleet.may_claim() && now.since(keys_swept) >= KEYS_EVERY {
             keys_swept = now;
             if let Err(error) = scheduler.fleet.store.idem_sweep(now).await {
                 tracing::warn!(%error, "old idempotency keys could not be removed");

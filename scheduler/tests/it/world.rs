@@ -242,8 +242,8 @@ impl World {
 
     /// All events so far.
     pub async fn events(&self) -> Vec<Event> {
-        let mut tail = EventTail::resume(self.store(), EventId(0), self.now()).await.expect("a tail");
-        tail.poll(self.store(), self.now()).await.expect("events")
+        let mut tail = EventTail::resume(self.store(), EventId(0)).await.expect("a tail");
+        tail.poll(self.store()).await.expect("events")
     }
 
     /// The kinds of what happened to a node.

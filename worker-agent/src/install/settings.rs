@@ -8,6 +8,7 @@ use crate::{
     config::{Options, usable_token},
     dial::{self, Api},
 };
+use clap::builder::{BoolishValueParser, TypedValueParser as _};
 use orion_domain::Secret;
 use std::{
     fs,
@@ -162,7 +163,7 @@ impl Settings {
         let url = self
             .get("API_ENDPOINT")
             .ok_or("no control plane is named\nhint: orion-agent install --api https://orion.example")?;
-        let insecure = self.get("ORION_INSECURE_HTTP").is_some_and(|value| value == "true");
+        let insecure = self.get("ORION_INSECURE_HTTP").as_deref().map_or(Ok(false), yes_or_no)?;
         Api::parse(&url, None, insecure)?;
         if self.join_token.is_none() && self.needs_token(places) {
             if places.is_this_machine() {
@@ -197,6 +198,12 @@ impl Settings {
     pub fn files(places: &Places) -> [PathBuf; 3] {
         ["agent.env", "join-token", "api-ca.pem"].map(|name| places.setting(name))
     }
+}
+
+/// As the agent reads it, so that both take the same words.
+fn yes_or_no(value: &str) -> Result<bool, String> {
+    let read = BoolishValueParser::new().parse_ref(&clap::Command::new("install"), None, value.as_ref());
+    read.map_err(|_| format!("ORION_INSECURE_HTTP is neither yes nor no: '{value}'\nhint: true or false"))
 }
 
 fn assigned<'a>(line: &'a str, key: &str) -> Option<&'a str> {
@@ -247,6 +254,14 @@ mod tests {
             "ORION_WORKER_TAGS=a,b",
         ];
         assert_eq!(settings.lines, lines);
+    }
+
+    #[test]
+    fn plain_http_is_allowed_in_the_words_that_the_agent_takes() {
+        for (value, allowed) in [("true", true), ("1", true), ("yes", true), ("ON", true), ("0", false)] {
+            assert_eq!(yes_or_no(value), Ok(allowed), "{value}");
+        }
+        assert!(yes_or_no("perhaps").unwrap_err().contains("'perhaps'"));
     }
 
     #[test]

@@ -187,7 +187,9 @@ async fn send_until_free(
             None => "waiting for the API to be able to rent".to_owned(),
         };
         let next = problem.retry_after_s.map(Duration::from_secs);
-        progress.show(&stage, &waited(begun.elapsed(), next));
+        // Without a number of free nodes it is not leases that are waited for.
+        let lease_ends = next.filter(|_| problem.found.is_some());
+        progress.show(&stage, &waited(begun.elapsed(), lease_ends));
         let pause = next.unwrap_or(PAUSE_MAX / 5).clamp(Duration::from_millis(500), PAUSE_MAX).min(left);
         let next_try = Instant::now() + pause;
         loop {
@@ -199,8 +201,8 @@ async fn send_until_free(
             if left.is_zero() {
                 break;
             }
-            let next = next.map(|next| next.saturating_sub(pause.saturating_sub(left)));
-            progress.show(&stage, &waited(begun.elapsed(), next));
+            let lease_ends = lease_ends.map(|ends| ends.saturating_sub(pause.saturating_sub(left)));
+            progress.show(&stage, &waited(begun.elapsed(), lease_ends));
         }
     }
 }

@@ -85,6 +85,24 @@ fn waiting_for_free_nodes_asks_again_under_the_same_key() {
 }
 
 #[test]
+fn an_api_that_cannot_rent_just_now_is_waited_for_without_a_word_of_leases() {
+    let api = FakeApi::start(|_, before| match before {
+        0 => Answer::Json(503, json!({"detail": "the database is away", "retry_after_s": 0})),
+        _ => Answer::Json(200, reply()),
+    });
+    let home = Home::logged_in(&api);
+    // Only a terminal is shown how long it may take.
+    let line = format!("{} rent --hours 1 --wait=1m", env!("CARGO_BIN_EXE_orion"));
+    let mut command = std::process::Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]).env_clear();
+    command.envs(home.command(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let ended = crate::ended(command);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out.contains("waiting for the API to be able to rent"), "{ended:?}");
+    assert!(!ended.out.contains("next lease"), "{ended:?}");
+}
+
+#[test]
 fn a_password_of_ones_own_goes_out_whole_and_is_not_shown_again() {
     let api = FakeApi::always(200, reply());
     let home = Home::logged_in(&api);

@@ -1,5 +1,6 @@
 //! `orion up` by itself: what it refuses to start on, and what it leaves on disk.
 
+use crate::Home;
 use std::{
     io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
@@ -89,4 +90,31 @@ fn a_port_that_is_taken_is_refused_with_the_way_out() {
     command.args(["up", "--listen", &address, "--data-dir"]).arg(dir.path());
     let said = refused(&command.output().expect("it runs"));
     assert!(said.contains(&format!("cannot listen on {address}")) && said.contains("--listen"), "{said}");
+}
+
+/// An operator whose shell has not the services' settings must not be told that all is done.
+#[test]
+fn admin_commands_make_no_database_and_name_the_one_that_they_work_on() {
+    let home = Home::new();
+    let admin = |data: Option<&str>, words: &[&str]| {
+        let words: Vec<&str> = ["admin"].iter().chain(words).copied().collect();
+        let data: Vec<&str> = data.iter().flat_map(|data| ["--data-dir", *data]).collect();
+        home.run_with_input(&[words, data].concat(), "chief of all nodes\n")
+    };
+    let data = home.config("server").display().to_string();
+    let create = ["create", "chief", "--password-stdin"];
+    for data in [None, Some(data.as_str())] {
+        for words in [&create[..], &["after-restore"]] {
+            let refused = admin(data, words);
+            assert_eq!(refused.code, Some(1), "{words:?}: {refused:?}");
+            assert!(refused.err.starts_with("error: there is no database /"), "{words:?}: {refused:?}");
+            assert!(refused.err.contains("hint: ") && refused.err.contains("--data-dir"), "{refused:?}");
+        }
+    }
+    let made = std::fs::read_dir(home.directory.path()).expect("a home").count();
+    assert_eq!(made, 0, "nothing is made");
+    drop(started(Path::new(&data)));
+    let done = admin(Some(&data), &create);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.err.contains(&format!("the database is {data}/orion.db\n")), "{done:?}");
 }

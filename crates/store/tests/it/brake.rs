@@ -26,8 +26,8 @@ async fn pull(world: &World, by: &str, seconds: i64) -> Brake {
 }
 
 async fn events(world: &World, kind: &str) -> Vec<serde_json::Value> {
-    let mut tail = EventTail::resume(&world.store, orion_domain::EventId(0), at(0)).await.unwrap();
-    let events = tail.poll(&world.store, at(0)).await.unwrap();
+    let mut tail = EventTail::resume(&world.store, orion_domain::EventId(0)).await.unwrap();
+    let events = tail.poll(&world.store).await.unwrap();
     events.into_iter().filter(|event| event.kind == kind).map(|event| event.data).collect()
 }
 

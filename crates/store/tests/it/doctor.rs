@@ -14,6 +14,7 @@ on_both!(
     a_lease_whose_history_or_node_is_wrong_is_found,
     a_lease_past_its_end_is_found,
     a_state_without_its_event_is_found,
+    a_node_without_its_event_is_found_however_many_there_are,
     a_secret_that_should_be_gone_or_sealed_is_found,
     an_offered_node_that_must_not_be_is_found,
     versions_and_uids_that_went_backwards_are_found,
@@ -137,6 +138,38 @@ async fn a_state_without_its_event_is_found(world: World) {
         assert_eq!((finding.check, about), (Check::I4, Some(id)), "{kind}");
         world.sql(&format!("UPDATE events SET kind = '{kind}' WHERE kind = 'x.{kind}'")).await.unwrap();
     }
+}
+
+async fn a_node_without_its_event_is_found_however_many_there_are(world: World) {
+    world.join_token().await;
+    let first = world.register(&world.registration(1)).await.id.0;
+    // 1199 like it; the doctor looks at 500 with one statement.
+    let columns = "admission, health, health_reason, health_since, link, link_since, host_keys, gpus, tags, \
+                   subordinate_uids, registration_sha256, desired_version, applied_version, epoch, registered_at, \
+                   changed_at";
+    world
+        .sql(&format!(
+            "INSERT INTO nodes (id, hostname, addr, ssh_port, {columns}) \
+             WITH RECURSIVE ten AS (SELECT 0 AS n UNION ALL SELECT n + 1 FROM ten WHERE n < 9) \
+             SELECT {first} + a.n + 10 * b.n + 100 * c.n, CONCAT('n', a.n + 10 * b.n + 100 * c.n), \
+             CONCAT('n', a.n + 10 * b.n + 100 * c.n), 22, {columns} \
+             FROM nodes, ten a, ten b, (SELECT n FROM ten UNION SELECT 10 UNION SELECT 11) c \
+             WHERE nodes.id = {first} AND a.n + 10 * b.n + 100 * c.n > 0"
+        ))
+        .await
+        .unwrap();
+    assert_eq!(world.count("SELECT COUNT(*) FROM nodes").await, 1200);
+    let of_nodes = async || -> Vec<i64> {
+        let found = found_at(&world, at(10)).await;
+        found.into_iter().filter(|f| f.check == Check::I4).filter_map(|f| Some(f.node?.0)).collect()
+    };
+    assert_eq!(of_nodes().await, [0_i64; 0]);
+    let broken = [first, first + 499, first + 500, first + 999, first + 1000, first + 1199];
+    let list = broken.map(|id| id.to_string()).join(", ");
+    world.sql(&format!("UPDATE nodes SET health = 'suspect' WHERE id IN ({list})")).await.unwrap();
+    assert_eq!(of_nodes().await, broken);
+    world.sql(&format!("UPDATE nodes SET health = 'suspect' WHERE id >= {first} + 460")).await.unwrap();
+    assert_eq!(of_nodes().await.len(), 100, "no more are shown");
 }
 
 async fn a_secret_that_should_be_gone_or_sealed_is_found(world: World) {

@@ -13,6 +13,7 @@ on_both!(
     a_drained_node_takes_no_leases_until_the_drain_is_over,
     the_same_drain_again_changes_only_what_it_says,
     a_lease_leaves_a_draining_node_and_its_login_there_is_kept_until_the_new_one_works,
+    a_look_from_before_a_lease_set_out_does_not_claim_the_node_that_it_leaves,
     one_lease_of_the_fleet_leaves_at_a_time,
     two_that_move_the_same_lease_move_it_once,
     a_lease_without_a_free_node_stays_as_it_was,
@@ -215,6 +216,32 @@ async fn a_lease_leaves_a_draining_node_and_its_login_there_is_kept_until_the_ne
     assert_eq!(events[3].data["reason"], reason.as_str(), "its event says why it moved");
     let history = world.store.lease_history(lease.id).await.unwrap();
     assert_eq!(history[0].why.as_ref(), Some(&reason));
+    world.check_invariants().await;
+}
+
+async fn a_look_from_before_a_lease_set_out_does_not_claim_the_node_that_it_leaves(world: World) {
+    let (lease, old) = lease_on(&world, 1, OnNodeLoss::Migrate).await;
+    let new = world.free_node(2).await;
+    drain(&world, old, Some(at(100))).await;
+    // It is extended, which makes its node dirty; the lease sets out between the look and the claim.
+    world
+        .sql(&format!("UPDATE nodes SET desired_version = desired_version + 1 WHERE id = {old}"))
+        .await
+        .unwrap();
+    assert_eq!(dirty(&world, 20).await, [old]);
+    let placement = placed(leave(&world, lease.id, old, 20).await);
+    let before = world.node(old).await;
+    let claim = async |second| world.store.claim_node(old, "test", TTL, at(second)).await.unwrap();
+    assert_eq!(claim(21).await, None, "its login there works until the new one does");
+    assert_eq!(world.node(old).await, before, "nothing was written");
+    // At the deadline it goes all the same, and so it does as soon as the new login works.
+    let late = claim(100).await.expect("the drain is due");
+    assert_eq!(late.desired, None);
+    world.store.release_claim(&late, at(101)).await.unwrap();
+    assert_eq!(claim(99).await, None);
+    assert_eq!(world.finish(&placement.claim, at(50)).await.activated, [lease.id]);
+    assert_eq!(claim(51).await.expect("the new login works").node.id, old);
+    assert_eq!(world.lease(lease.id).await.state, LeaseState::Active { node: new });
     world.check_invariants().await;
 }
 

@@ -17,15 +17,21 @@ on_both!(
     a_tail_loses_nothing_and_repeats_nothing_while_eight_write,
     a_tail_gives_an_event_that_becomes_visible_late,
     a_tail_that_resumes_leaves_no_gap,
+    an_event_with_an_old_time_between_young_ones_makes_no_gap,
+    a_read_that_takes_long_does_not_settle_what_may_still_come,
     users_see_their_own_events_and_admins_all,
 );
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
 
 fn event(number: i64) -> NewEvent {
     NewEvent { kind: "test.written", lease: None, node: None, user: None, data: json!({ "number": number }) }
 }
 
 async fn a_tail_loses_nothing_and_repeats_nothing_while_eight_write(world: World) {
-    let mut tail = EventTail::from_now(&world.store, SystemClock.now()).await.unwrap();
+    let mut tail = EventTail::from_now(&world.store).await.unwrap();
     let writing = Arc::new(AtomicBool::new(true));
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..8 {
@@ -42,7 +48,7 @@ async fn a_tail_loses_nothing_and_repeats_nothing_while_eight_write(world: World
             let mut numbers = Vec::new();
             loop {
                 let last_look = !writing.load(Relaxed);
-                let events = tail.poll(&store, SystemClock.now()).await.unwrap();
+                let events = tail.poll(&store).await.unwrap();
                 numbers.extend(events.iter().map(|event| event.data["number"].as_i64().unwrap()));
                 if last_look {
                     return numbers;
@@ -60,8 +66,12 @@ async fn a_tail_loses_nothing_and_repeats_nothing_while_eight_write(world: World
 
 async fn a_tail_gives_an_event_that_becomes_visible_late(world: World) {
     world.store.append_event(&event(1), at(0)).await.unwrap();
-    let mut tail = EventTail::from_now(&world.store, at(0)).await.unwrap();
-    assert_eq!(tail.poll(&world.store, at(0)).await.unwrap(), [], "what was there before is not news");
+    let mut tail = EventTail::from_now(&world.store).await.unwrap();
+    assert_eq!(
+        tail.poll_by(&world.store, || seconds(0)).await.unwrap(),
+        [],
+        "what was there before is not news"
+    );
     let late = |id: i64, uid: u8| {
         format!(
             "INSERT INTO events (id, uid, at, kind, data) VALUES ({id}, '{uid:026}', 0, 'test.late', '{{}}')"
@@ -70,16 +80,20 @@ async fn a_tail_gives_an_event_that_becomes_visible_late(world: World) {
     world.sql(&late(102, 2)).await.unwrap();
     let ids =
         |events: Vec<orion_store::Event>| events.into_iter().map(|event| event.id.0).collect::<Vec<_>>();
-    assert_eq!(ids(tail.poll(&world.store, at(1)).await.unwrap()), [102]);
+    assert_eq!(ids(tail.poll_by(&world.store, || seconds(1)).await.unwrap()), [102]);
     // 101 took its number first, but committed only now: a reader of `id > 102` never sees it.
     world.sql(&late(101, 1)).await.unwrap();
     assert_eq!(ids(world.store.events_after(EventId(102), 10).await.unwrap()), [] as [i64; 0]);
-    assert_eq!(ids(tail.poll(&world.store, at(10)).await.unwrap()), [101]);
+    assert_eq!(ids(tail.poll_by(&world.store, || seconds(10)).await.unwrap()), [101]);
     for second in 11..60 {
-        assert_eq!(ids(tail.poll(&world.store, at(second)).await.unwrap()), [] as [i64; 0], "nothing twice");
+        assert_eq!(
+            ids(tail.poll_by(&world.store, || seconds(second)).await.unwrap()),
+            [] as [i64; 0],
+            "nothing twice"
+        );
     }
     world.sql(&late(103, 3)).await.unwrap();
-    assert_eq!(ids(tail.poll(&world.store, at(61)).await.unwrap()), [103]);
+    assert_eq!(ids(tail.poll_by(&world.store, || seconds(61)).await.unwrap()), [103]);
 }
 
 async fn a_tail_that_resumes_leaves_no_gap(world: World) {
@@ -87,11 +101,45 @@ async fn a_tail_that_resumes_leaves_no_gap(world: World) {
         world.store.append_event(&event(number), at(number * 10)).await.unwrap();
     }
     let all = world.store.events_after(EventId(0), 100).await.unwrap();
-    let mut tail = EventTail::resume(&world.store, all[6].id, at(200)).await.unwrap();
-    let again = tail.poll(&world.store, at(200)).await.unwrap();
+    let mut tail = EventTail::resume(&world.store, all[6].id).await.unwrap();
+    let again = tail.poll(&world.store).await.unwrap();
     assert_eq!(again, all[4..], "the last 20 seconds before it come again");
-    let mut fresh = EventTail::resume(&world.store, EventId(0), at(200)).await.unwrap();
-    assert_eq!(fresh.poll(&world.store, at(200)).await.unwrap(), all);
+    let mut fresh = EventTail::resume(&world.store, EventId(0)).await.unwrap();
+    assert_eq!(fresh.poll(&world.store).await.unwrap(), all);
+}
+
+async fn an_event_with_an_old_time_between_young_ones_makes_no_gap(world: World) {
+    let write = |id: i64, second: i64| {
+        let at = at(second).as_micros();
+        format!(
+            "INSERT INTO events (id, uid, at, kind, data) VALUES ({id}, '{id:026}', {at}, 'test.late', '{{}}')"
+        )
+    };
+    for (id, second) in [(101, 1), (102, 100), (105, 101), (106, 3), (107, 102)] {
+        world.sql(&write(id, second)).await.unwrap();
+    }
+    let mut tail = EventTail::resume(&world.store, EventId(107)).await.unwrap();
+    // It took its number long before, and commits only now.
+    world.sql(&write(104, 101)).await.unwrap();
+    let again = tail.poll(&world.store).await.unwrap();
+    assert_eq!(again.iter().map(|event| event.id.0).collect::<Vec<_>>(), [102, 104, 105, 106, 107]);
+}
+
+async fn a_read_that_takes_long_does_not_settle_what_may_still_come(world: World) {
+    let late = |id: i64| {
+        format!(
+            "INSERT INTO events (id, uid, at, kind, data) VALUES ({id}, '{id:026}', 0, 'test.late', '{{}}')"
+        )
+    };
+    let mut tail = EventTail::from_settled(EventId(100));
+    world.sql(&late(102)).await.unwrap();
+    // It begins in the first second and has its answer in the fifteenth.
+    let (begun, moments) = (AtomicBool::new(false), [1, 15]);
+    let slow = || seconds(moments[usize::from(begun.swap(true, Relaxed))]);
+    assert_eq!(tail.poll_by(&world.store, slow).await.unwrap().len(), 1);
+    assert_eq!(tail.poll_by(&world.store, || seconds(22)).await.unwrap(), []);
+    world.sql(&late(101)).await.unwrap();
+    assert_eq!(tail.poll_by(&world.store, || seconds(23)).await.unwrap()[0].id.0, 101);
 }
 
 async fn users_see_their_own_events_and_admins_all(world: World) {

@@ -3,7 +3,7 @@
 use crate::world::{TTL, World, at, on_both};
 use orion_domain::{
     LeaseId, NodeId,
-    lease::{EndReason, Phase},
+    lease::{EndReason, LeaseState, OnNodeLoss},
     node::Health,
 };
 use orion_store::{Cas, MoveOutcome, MoveReason, MoveRequest, PlaceOutcome, StoreError};
@@ -15,7 +15,8 @@ on_both!(
     two_extensions_at_once_are_both_counted_or_one_is_told,
     leases_are_due_when_their_time_is_up,
     owners_see_their_leases_with_their_nodes,
-    leases_are_found_by_phase_and_request,
+    leases_are_found_by_request,
+    those_that_cannot_be_moved_hide_no_lease_that_can,
     a_lease_whose_provisioner_is_gone_is_found,
     a_lease_on_its_way_to_a_node_that_was_lost_in_turn_is_found,
     every_transition_and_its_event_stand_or_fall_together,
@@ -145,7 +146,7 @@ async fn owners_see_their_leases_with_their_nodes(world: World) {
     assert!(on.iter().all(|(node, lease)| lease.state.occupies() == Some(*node)));
 }
 
-async fn leases_are_found_by_phase_and_request(world: World) {
+async fn leases_are_found_by_request(world: World) {
     let user = world.user("alice").await;
     world.free_nodes(3).await;
     let wish = world.wish(user, 2);
@@ -154,10 +155,61 @@ async fn leases_are_found_by_phase_and_request(world: World) {
     let of_request = world.store.leases_of_request(&wish.request_key).await.unwrap();
     assert_eq!(of_request.len(), 2);
     assert_eq!(world.store.leases_of_request("unknown").await.unwrap(), []);
-    let active = world.store.leases_in(Phase::Active, at(10), 10).await.unwrap();
-    assert_eq!(active.iter().map(|lease| lease.id).collect::<Vec<_>>(), [placed[0].lease.id]);
-    assert_eq!(world.store.leases_in(Phase::Active, at(9), 10).await.unwrap(), []);
-    assert_eq!(world.store.leases_in(Phase::Provisioning, at(0), 10).await.unwrap().len(), 1);
+}
+
+async fn those_that_cannot_be_moved_hide_no_lease_that_can(world: World) {
+    const ITS_OWN: &str = "it waits for its own node";
+    let user = world.user("alice").await;
+    let mut leases = Vec::new();
+    for (number, policy) in (1..).zip([
+        OnNodeLoss::Wait,
+        OnNodeLoss::Migrate,
+        OnNodeLoss::Migrate,
+        OnNodeLoss::Migrate,
+        OnNodeLoss::Migrate,
+    ]) {
+        let node = world.free_node(number).await;
+        let mut wish = world.wish(user, 1);
+        wish.on_node_loss = policy;
+        let lease = world.active_lease(&wish).await;
+        assert_eq!(lease.state, LeaseState::Active { node });
+        leases.push((lease.id, node));
+    }
+    let page = async |after, limit| -> Vec<_> {
+        let page = world.store.leases_to_move(ITS_OWN, after, limit).await.unwrap();
+        page.into_iter().map(|lease| (lease.since, lease.id)).collect()
+    };
+    assert_eq!(page(None, 9).await, [], "all have their nodes");
+    let [waits, moves, second, third, last] = leases[..] else { panic!("{leases:?}") };
+    for (lost, second) in [(waits, 50), (moves, 50), (third, 60), (second, 60), (last, 70)] {
+        world.set_health(lost.1, Health::Dead, at(second)).await;
+    }
+    assert_eq!(page(None, 1).await, [(at(50), waits.0)], "it does not say yet what it waits for");
+    world.store.set_waiting(waits.0, ITS_OWN, at(71)).await.unwrap().done().unwrap();
+    assert_eq!(page(None, 1).await, [(at(50), moves.0)]);
+    world.free_node(9).await;
+    let request = MoveRequest {
+        lease: moves.0,
+        away_from: moves.1,
+        claim_of_old: None,
+        why: MoveReason::NodeDead,
+        holder: "scheduler-1",
+        claim_ttl: TTL,
+        now: at(72),
+    };
+    let moved = world.store.move_lease(&request).await.unwrap();
+    assert!(matches!(moved, MoveOutcome::Placed(_)), "{moved:?}");
+    let mut after = None;
+    let mut reached = Vec::new();
+    while let [next] = page(after, 1).await[..] {
+        reached.push(next);
+        after = Some(next);
+    }
+    assert_eq!(reached, [(at(60), second.0), (at(60), third.0), (at(70), last.0)], "one has a new node");
+    assert_eq!(page(None, 9).await, reached);
+    // Something else to wait for is said, and so it is looked at again.
+    world.store.set_waiting(waits.0, "no node is free", at(73)).await.unwrap().done().unwrap();
+    assert_eq!(page(None, 1).await, [(at(50), waits.0)]);
 }
 
 async fn a_lease_whose_provisioner_is_gone_is_found(world: World) {

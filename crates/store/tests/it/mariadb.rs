@@ -42,6 +42,8 @@ impl Server {
             .args(["--no-defaults", "--user=mysql", "--auth-root-authentication-method=normal"])
             // Many servers at once use up what io_uring may lock.
             .args(["--skip-test-db", "--innodb-log-file-size=16M", "--innodb-use-native-aio=0"])
+            // A server that starts removes others' temporary tables where it keeps its own.
+            .arg(format!("--tmpdir={}", directory.display()))
             .arg(format!("--datadir={}", directory.join("data").display())));
         let mut init = fs::File::create(directory.join("init.sql")).unwrap();
         writeln!(init, "CREATE USER IF NOT EXISTS orion@'127.0.0.1' IDENTIFIED BY 'orion';").unwrap();
@@ -148,6 +150,7 @@ fn launch(directory: &Path, port: u16) -> Child {
             .arg("--innodb-use-native-aio=0")
             .args(["--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=64M"])
             .args(["--innodb-log-file-size=16M", "--max-connections=400"])
+            .arg(format!("--tmpdir={}", directory.display()))
             .args([option("datadir", "data"), option("socket", "s.sock"), option("pid-file", "s.pid")])
             .args([
                 option("log-error", "error.log"),

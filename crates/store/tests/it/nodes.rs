@@ -7,7 +7,7 @@ use orion_domain::{
     node::{Admission, Facts, Health, LinkState},
 };
 use orion_store::Cas;
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 on_both!(
     a_late_word_about_an_older_link_is_ignored,
@@ -46,12 +46,19 @@ async fn a_late_word_about_an_older_link_is_ignored(world: World) {
 async fn what_an_agent_says_of_its_sshd_is_forgotten_with_its_link(world: World) {
     let node = world.free_node(1).await;
     let (_, epoch) = world.store.open_link(node, "api-1", at(1)).await.unwrap().done().unwrap();
-    let said = world.store.set_agent_sshd(node, Some(false), at(2)).await.unwrap().done().unwrap();
+    let said = world.store.set_agent_sshd(node, epoch, Some(false), at(2)).await.unwrap().done().unwrap();
     assert_eq!(said.agent_sees_sshd, Some(false));
-    assert_eq!(world.store.set_agent_sshd(node, Some(false), at(3)).await.unwrap(), Cas::Stale);
+    assert_eq!(world.store.set_agent_sshd(node, epoch, Some(false), at(3)).await.unwrap(), Cas::Stale);
     world.store.link_changed(node, epoch, "api-1", LinkState::Lost, at(4)).await.unwrap().done().unwrap();
     assert_eq!(world.node(node).await.agent_sees_sshd, None);
-    assert_eq!(world.store.set_agent_sshd(node, None, at(5)).await.unwrap(), Cas::Stale);
+    assert_eq!(world.store.set_agent_sshd(node, epoch, None, at(5)).await.unwrap(), Cas::Stale);
+    // What was said over it and is written only now says nothing of the sshd that the next link sees.
+    let (_, next) = world.store.open_link(node, "api-2", at(6)).await.unwrap().done().unwrap();
+    assert_eq!(world.store.set_agent_sshd(node, epoch, Some(false), at(7)).await.unwrap(), Cas::Stale);
+    assert_eq!(world.node(node).await.agent_sees_sshd, None);
+    let said = world.store.set_agent_sshd(node, next, Some(true), at(8)).await.unwrap().done().unwrap();
+    assert_eq!(world.store.set_agent_sshd(node, epoch, None, at(9)).await.unwrap(), Cas::Stale);
+    assert_eq!((said.agent_sees_sshd, world.node(node).await), (Some(true), said));
 }
 
 async fn a_node_is_admitted_only_from_reported_and_at_its_version(world: World) {
@@ -121,11 +128,17 @@ async fn replicas(world: &World) -> Vec<(String, String, Timestamp)> {
 }
 
 async fn a_replica_that_was_silent_for_an_hour_is_forgotten(world: World) {
-    world.store.replica_beat("old", "api", at(0)).await.unwrap();
-    world.store.replica_beat("new", "api", at(3600)).await.unwrap();
+    let now = world.store.now().await.unwrap();
+    let ago = |seconds| now.minus(Duration::from_secs(seconds));
+    world.store.replica_beat("old", "api", ago(3590)).await.unwrap();
+    world.store.replica_beat("new", "api", now).await.unwrap();
     assert_eq!(replicas(&world).await.len(), 2);
-    world.store.replica_beat("new", "api", at(3601)).await.unwrap();
-    assert_eq!(replicas(&world).await, [("new".into(), "api".into(), at(3601))]);
+    let ahead = now.plus(Duration::from_secs(7200));
+    world.store.replica_beat("new", "api", ahead).await.unwrap();
+    assert_eq!(replicas(&world).await.len(), 2, "a machine whose clock is ahead forgets nobody for that");
+    world.store.replica_beat("old", "api", ago(3601)).await.unwrap();
+    world.store.replica_beat("new", "api", now).await.unwrap();
+    assert_eq!(replicas(&world).await, [("new".into(), "api".into(), now)]);
 }
 
 async fn the_same_quarantine_again_is_not_told_again(world: World) {
@@ -171,7 +184,7 @@ async fn late_words_about_a_forgotten_node_find_it_gone(world: World) {
     assert_eq!(world.store.forget_clean_nodes(at(1)).await.unwrap().forgotten, [node]);
     assert_eq!(world.store.node_by_token_sha256(token).await.unwrap(), None);
     for sees in [Some(true), Some(false), None] {
-        assert_eq!(world.store.set_agent_sshd(node, sees, at(2)).await.unwrap(), Cas::Gone);
+        assert_eq!(world.store.set_agent_sshd(node, 1, sees, at(2)).await.unwrap(), Cas::Gone);
     }
     assert_eq!(world.store.update_facts(node, &Facts::default(), at(2)).await.unwrap(), Cas::Gone);
     let lost = world.store.link_changed(node, 9, "api-1", LinkState::Lost, at(2)).await.unwrap();

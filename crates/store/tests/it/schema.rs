@@ -8,7 +8,11 @@ use orion_store::{Store, StoreConfig, StoreError};
 use sqlx::{Connection, Row, mysql::MySqlConnection};
 use std::os::unix::fs::PermissionsExt;
 
-on_both!(migrations_run_twice_without_harm, a_newer_schema_is_refused);
+on_both!(
+    migrations_run_twice_without_harm,
+    a_newer_schema_is_refused,
+    a_schema_of_another_version_is_refused_and_left_alone_by_those_who_must_not_change_it,
+);
 
 async fn migrations_run_twice_without_harm(world: World) {
     world.user("alice").await;
@@ -16,18 +20,68 @@ async fn migrations_run_twice_without_harm(world: World) {
     assert!(again.user_by_name("alice").await.unwrap().is_some());
 }
 
+const NEWER: &str = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                     VALUES (9999, 'future', TRUE, x'00', 1)";
+
 async fn a_newer_schema_is_refused(world: World) {
-    let newer = if world.is_maria() {
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-         VALUES (9999, 'future', TRUE, 'x', 1)"
-    } else {
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-         VALUES (9999, 'future', TRUE, x'00', 1)"
-    };
-    world.sql(newer).await.unwrap();
+    world.sql(NEWER).await.unwrap();
     let error = Store::open(&config(&world.url)).await.unwrap_err();
     assert!(matches!(error, StoreError::Migration(_)), "{error:?}");
     assert!(error.to_string().contains("newer version of Orion"), "{error}");
+}
+
+async fn a_schema_of_another_version_is_refused_and_left_alone_by_those_who_must_not_change_it(world: World) {
+    let refusal = async || match Store::open_as_it_is(&config(&world.url)).await {
+        Err(error @ StoreError::Migration(_)) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let migrations = async || world.count("SELECT COUNT(*) FROM _sqlx_migrations WHERE success = TRUE").await;
+    world.user("alice").await;
+    let store = Store::open_as_it_is(&config(&world.url)).await.unwrap();
+    assert!(store.user_by_name("alice").await.unwrap().is_some());
+    let all = migrations().await;
+
+    world.sql(NEWER).await.unwrap();
+    assert!(refusal().await.contains("newer version of Orion"));
+    world.sql("DELETE FROM _sqlx_migrations WHERE version = 9999").await.unwrap();
+    world.sql("UPDATE _sqlx_migrations SET success = FALSE WHERE version = 21").await.unwrap();
+    assert!(refusal().await.contains("older version of Orion"), "half done");
+    world.sql("DELETE FROM _sqlx_migrations WHERE version = 21").await.unwrap();
+    let undo = if world.is_maria() {
+        "ALTER TABLE leases DROP INDEX leases_ended"
+    } else {
+        "DROP INDEX leases_ended"
+    };
+    world.sql(undo).await.unwrap();
+    let older = refusal().await;
+    assert!(older.contains("older version of Orion") && older.contains("start the new"), "{older}");
+    assert_eq!(migrations().await, all - 1, "it was left alone");
+    Store::open(&config(&world.url)).await.unwrap();
+    assert_eq!(migrations().await, all);
+    Store::open_as_it_is(&config(&world.url)).await.unwrap();
+    world.sql("UPDATE _sqlx_migrations SET checksum = x'00' WHERE version = 1").await.unwrap();
+    assert!(refusal().await.contains("its migration 1 is not the one of this version"));
+    world.sql("DELETE FROM _sqlx_migrations").await.unwrap();
+    assert!(refusal().await.contains("there is no Orion in this database"));
+    world.sql("DROP TABLE _sqlx_migrations").await.unwrap();
+    assert!(refusal().await.contains("there is no Orion in this database"));
+}
+
+#[tokio::test]
+async fn a_sqlite_file_is_neither_made_nor_changed_by_those_who_must_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("orion.db");
+    let config = config(&format!("sqlite:{}", path.display()));
+    let missing = Store::open_as_it_is(&config).await.unwrap_err();
+    assert!(matches!(missing, StoreError::Config(_)), "{missing:?}");
+    assert!(!path.exists());
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let empty = Store::open_as_it_is(&config).await.unwrap_err();
+    assert!(empty.to_string().contains("there is no Orion in this database"), "{empty}");
+    let after = std::fs::metadata(&path).unwrap();
+    assert_eq!((after.len(), after.permissions().mode() & 0o777), (0, 0o640));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

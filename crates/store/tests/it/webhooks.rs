@@ -233,17 +233,17 @@ async fn what_is_over_long_ago_is_forgotten_and_what_waits_for_days_is_given_up(
 }
 
 async fn a_tail_goes_on_where_everything_was_settled(world: World) {
-    let mut tail = EventTail::from_settled(EventId(0), at(0));
+    let mut tail = EventTail::from_settled(EventId(0));
     for number in 0..5 {
         event(&world, number).await;
     }
-    assert_eq!(tail.poll(&world.store, at(0)).await.unwrap().len(), 5);
+    assert_eq!(tail.poll(&world.store).await.unwrap().len(), 5);
     assert_eq!(tail.settled(), EventId(0), "an earlier number may still become visible");
-    assert_eq!(tail.poll(&world.store, at(30)).await.unwrap(), []);
+    assert_eq!(tail.poll_by(&world.store, || Duration::from_secs(30)).await.unwrap(), []);
     let settled = tail.settled();
     let last = event(&world, 31).await;
     assert_eq!(settled.0 + 1, last.0, "nothing up to it comes any more");
-    let mut next = EventTail::from_settled(settled, at(40));
-    let events = next.poll(&world.store, at(40)).await.unwrap();
+    let mut next = EventTail::from_settled(settled);
+    let events = next.poll(&world.store).await.unwrap();
     assert_eq!(events.iter().map(|event| event.id).collect::<Vec<_>>(), [last]);
 }

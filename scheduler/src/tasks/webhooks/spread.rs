@@ -39,11 +39,11 @@ impl Spread {
             Some(tail) if ids == self.hooks => tail,
             Some(_) | None => {
                 let from = hooks.iter().map(|hook| hook.position).min().unwrap_or(EventId(0));
-                EventTail::from_settled(from, now)
+                EventTail::from_settled(from)
             }
         };
         // On an error the tail is gone, and the next look begins at the position again.
-        let events = tail.poll(store, now).await?;
+        let events = tail.poll(store).await?;
         let mut wanted = Vec::new();
         for hook in hooks {
             let patterns: Vec<KindPattern> = hook.kinds.iter().filter_map(|kind| kind.parse().ok()).collect();

@@ -7,6 +7,7 @@ use super::{
     services::Services,
     user::{Reply, User},
 };
+use crate::{Home, ended};
 use futures_util::{Stream, StreamExt as _};
 use orion_testkit::{Agent, Workers, free_port, wait_until};
 use reqwest::Method;
@@ -339,8 +340,9 @@ async fn what_is_not_for_everybody_stays_behind_caddy() {
     let services = Services::new().setting("ORION_TRUSTED_PROXIES", "127.0.0.1");
     let replica = services.control_plane();
     replica.answers().await;
-    let caddy = Caddy::start(&[], &[replica.port()], &[]).await;
-    let open = Caddy::start(&[], &[replica.port()], &[("ORION_WORKERS_HTTP", "on")]).await;
+    let caddy = Caddy::start(&["orion.localhost".to_owned()], &[replica.port()], &[]).await;
+    let published = ("ORION_HTTPS_PUBLISHED", "127.0.0.1:443");
+    let open = Caddy::start(&[], &[replica.port()], &[("ORION_WORKERS_HTTP", "on"), published]).await;
 
     for path in ["/metrics", "/metrics?x=1", "//metrics", "/%6detrics", "/METRICS", "/./metrics"] {
         let url = format!("{}{path}", caddy.url());
@@ -351,9 +353,12 @@ async fn what_is_not_for_everybody_stays_behind_caddy() {
     // Over plain http a browser is shown the way, and nothing else goes through.
     let at = |caddy: &Caddy, path: &str| format!("{}{path}", caddy.plain_url());
     let location = ["--dump-header", "-", "--output", "/dev/null"];
-    let (status, headers) = caddy.curl(&[&location[..], &[&at(&caddy, "/docs")]].concat());
-    assert_eq!(status, 308, "{headers}");
-    assert!(headers.to_lowercase().contains("location: https://localhost/docs"), "{headers}");
+    for (through, shown) in [(&caddy, caddy.url()), (&open, "https://localhost".to_owned())] {
+        let (status, headers) = caddy.curl(&[&location[..], &[&at(through, "/docs?x=1")]].concat());
+        assert_eq!(status, 308, "{headers}");
+        let wanted = format!("location: {shown}/docs?x=1\r");
+        assert!(headers.to_lowercase().lines().any(|line| line == wanted.trim_end()), "{wanted}: {headers}");
+    }
     let body = ["--json", r#"{"hostname":"x","ip":"10.9.9.9","ssh_port":22}"#];
     for (through, path, wanted) in [
         (&caddy, "/api/workers/register", 404),
@@ -373,6 +378,32 @@ async fn what_is_not_for_everybody_stays_behind_caddy() {
     assert_eq!(status, 401, "the link's route is open: {said}");
 
     an_address_cannot_be_invented(&caddy, replica.port());
+    the_command_line_trusts_the_authority_that_it_is_told(&caddy);
+}
+
+/// Under a name that Debian's resolver does not know.
+fn the_command_line_trusts_the_authority_that_it_is_told(caddy: &Caddy) {
+    let home = Home::new();
+    let api = format!("https://orion.localhost:{}", caddy.https_port);
+    let signup = || {
+        let mut command = home.command(&["--api", &api, "signup", "ann"]);
+        command.env("ORION_PASSWORD", "correct horse battery");
+        command
+    };
+    let refused = ended(signup());
+    assert_eq!(refused.code, Some(5), "{refused:?}");
+    let said = format!("error: the certificate of {api} is refused: ");
+    assert!(refused.err.starts_with(&said), "at once, for another try changes nothing: {refused:?}");
+    assert!(
+        refused.err.contains("hint: ") && refused.err.contains("--api-ca FILE or in ORION_API_CA"),
+        "{refused:?}"
+    );
+    let mut command = signup();
+    command.env("ORION_API_CA", caddy.authority());
+    let done = ended(command);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let kept = home.run(&["ls"]);
+    assert_eq!(kept.code, Some(0), "the login keeps which authority it was: {kept:?}");
 }
 
 /// The login limiter counts by address: that of the client, whatever the client says.

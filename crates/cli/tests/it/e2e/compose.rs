@@ -43,6 +43,7 @@ struct Stack {
     docker: &'static Docker,
     secrets: TempDir,
     https_port: u16,
+    http_port: u16,
 }
 
 impl Stack {
@@ -52,7 +53,7 @@ impl Stack {
         let secrets = tempfile::tempdir().expect("a temporary directory");
         // In place of the developer's own .env.
         fs::write(secrets.path().join("env"), "").expect("own directory");
-        let stack = Self { docker, secrets, https_port: free_port() };
+        let stack = Self { docker, secrets, https_port: free_port(), http_port: free_port() };
         let made = docker.command("docker/make-secrets.sh").arg(stack.secrets.path()).output();
         succeeded(made.expect("a script"));
         stack.compose(&["up", "--detach", "--no-build"]);
@@ -77,7 +78,7 @@ impl Stack {
             .env("ORION_FRONT_NET", format!("{network}.1"))
             .env("ORION_NODES_NET", format!("{network}.2"))
             .env("ORION_HTTPS_PORT", format!("127.0.0.1:{}", self.https_port))
-            .env("ORION_HTTP_PORT", format!("127.0.0.1:{}", free_port()));
+            .env("ORION_HTTP_PORT", format!("127.0.0.1:{}", self.http_port));
         command
     }
 
@@ -183,6 +184,9 @@ async fn a_lease_lives_on_the_composed_stack_and_moves_when_its_container_is_kil
     nothing_is_left(&stack, &second);
 
     the_containers_are_no_more_than_they_must_be(&stack);
+    the_networks_are_as_documented(&stack);
+    the_stack_is_looked_at_dumped_and_restored(&stack, &anyone).await;
+    let admin = anyone.logged_in("admin", &stack.secret("admin_password")).await;
     a_worker_made_anew_is_the_same_node(&stack, &admin).await;
 
     stack.compose(&["down", "--volumes"]);
@@ -267,6 +271,75 @@ fn the_containers_are_no_more_than_they_must_be(stack: &Stack) {
     for secret in secrets {
         assert!(secret.len() > 20 && !shown.contains(&secret), "a secret is shown");
     }
+}
+
+/// Fixed addresses are nobody else's, metrics are there for a collector on `front`, and a browser finds the way from the
+/// one published port to the other.
+fn the_networks_are_as_documented(stack: &Stack) {
+    let network = stack.docker.network();
+    for service in
+        ["orion_control-plane-1_1", "orion_control-plane-2_1", "orion_scheduler_1", "orion_scheduler_2"]
+    {
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}";
+        let addresses = stack.inspect(service, format);
+        for fixed in [".1.", ".2."].map(|third| format!("{network}{third}")) {
+            let given = addresses.split_whitespace().find_map(|address| address.strip_prefix(&fixed));
+            let last: u8 = given.and_then(|last| last.parse().ok()).expect("on front and on nodes");
+            assert!(last > 127, "{service}: {addresses}");
+        }
+    }
+    for (name, port, count) in
+        [("control-plane-1", 8080, 1), ("control-plane-2", 8080, 1), ("scheduler", 9464, 2)]
+    {
+        let script = format!(
+            "for ip in $(getent ahostsv4 {name} | awk '{{print $1}}' | sort -u); do exec 3<>/dev/tcp/$ip/{port}; \
+             printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; grep -c '^# EOF' <&3; done"
+        );
+        let collector =
+            ["run", "--rm", "--network", "orion_front", "--entrypoint", "bash", "orion/control-plane", "-c"];
+        let seen = stack.docker.run(&[&collector[..], &[&script]].concat());
+        assert_eq!(seen.lines().collect::<Vec<_>>(), vec!["1"; count], "{name}");
+    }
+    let page = format!("http://localhost:{}/docs", stack.http_port);
+    let shown =
+        ["--silent", "--noproxy", "*", "--output", "/dev/null", "--write-out", "%{redirect_url}", &page];
+    let shown = succeeded(Command::new("curl").args(shown).output().expect("Debian: curl"));
+    assert_eq!(shown, format!("https://localhost:{}/docs", stack.https_port));
+}
+
+/// By the commands of `docs/OPERATIONS.md`.
+async fn the_stack_is_looked_at_dumped_and_restored(stack: &Stack, anyone: &User) {
+    let examined = stack.compose(&["exec", "-T", "control-plane-1", "orion", "doctor"]);
+    assert!(examined.contains("nodes: 2 looked at"), "{examined}");
+    let services = ["control-plane-1", "control-plane-2", "scheduler"];
+    let as_orion =
+        |program: &str| format!("MYSQL_PWD=$(cat /run/secrets/database_password) exec {program} -u orion");
+    let inside = |script: &str| stack.compose_command(&["exec", "-T", "mariadb", "sh", "-c", script]);
+    let file = stack.secrets.path().join("orion.sql");
+    let mut dump = inside(&as_orion("mariadb-dump --single-transaction orion"));
+    dump.stdout(fs::File::create(&file).expect("own directory"));
+    succeeded(dump.output().expect("it starts"));
+
+    stack.compose(&[&["stop"], &services[..]].concat());
+    let anew = r#"mariadb -e "DROP DATABASE orion; CREATE DATABASE orion CHARACTER SET utf8mb4""#;
+    succeeded(inside(&as_orion(anew)).output().expect("it starts"));
+    let dump = fs::File::open(file).expect("it was written");
+    succeeded(inside(&as_orion("mariadb orion")).stdin(dump).output().expect("it starts"));
+    let settle =
+        ["run", "--rm", "--no-deps", "--entrypoint", "orion", "control-plane-1", "admin", "after-restore"];
+    wait_until("the database is settled", PATIENCE, async || {
+        let output = stack.compose_command(&settle).output().expect("it starts");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        if said.contains("2 nodes will be looked at") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    stack.compose(&[&["start"], &services[..]].concat());
+    wait_until("the API answers again", BOOT, async || {
+        let reply = anyone.try_send(Method::GET, "/api/health", None, None).await?;
+        if reply.status == 200 { Ok(()) } else { Err(reply.body.to_string()) }
+    })
+    .await;
 }
 
 /// Its name, address and identity outlive the container.

@@ -139,6 +139,9 @@ async fn workers_as_containers_are_leased_and_fail_like_machines() {
     let containers = Containers { docker, system: &system };
     containers.launch("worker", &["2"]);
     containers.launch("worker-alpine", &["3"]);
+    let unknown = containers.command("no-such-image", &["4"]).output().expect("a script");
+    let said = String::from_utf8_lossy(&unknown.stderr);
+    assert!(!unknown.status.success() && said.contains("there is no image orion/no-such-image"), "{said}");
     until_offered(system.admin(), 3, BOOT).await;
     let nodes = system.admin().get("/api/nodes").await.expect(200);
     for node in nodes.as_array().expect("a list") {
