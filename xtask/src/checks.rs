@@ -26,11 +26,19 @@ fn extension(path: &Path) -> &str {
     path.extension().and_then(|extension| extension.to_str()).unwrap_or_default()
 }
 
-fn read(path: &Path) -> Outcome<String> {
+/// A file of the repository.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(path: &Path) -> Outcome<String> {
     fs::read_to_string(repo::root().join(path)).map_err(failed_to(format!("read {}", path.display())))
 }
 
-fn all_or_nothing(complaints: &[String]) -> Outcome {
+/// A failure of all complaints, if there are any.
+///
+/// # Errors
+/// All complaints.
+pub fn all_or_nothing(complaints: &[String]) -> Outcome {
     match complaints.is_empty() {
         true => Ok(()),
         false => Err(Failure::new(complaints.join("\n"))),

@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: every check, the cheap ones first, then the tests.
 
 use crate::{
-    checks,
+    checks, event_kinds,
     failure::{Failure, Outcome},
     generated, install, process, terminal,
     test::{self, Phases, cargo},
@@ -76,6 +76,7 @@ impl Run {
         self.check("fmt", "Format", || process::run(&mut cargo(&["fmt", "--all", "--check"])));
         self.check("files", "Files of at most 600 lines", checks::file_lengths);
         self.check("documents", "Documents name what exists", checks::documents);
+        self.check("events", "Every kind of event is documented", event_kinds::check);
         self.check("shellcheck", "Shell scripts", checks::shell_scripts);
         self.check("deny", "Licences, bans, sources", deny);
         self.check("advisories", "Advisories", advisories);

@@ -13,6 +13,7 @@ mod bench;
 mod checks;
 mod ci;
 mod demo;
+mod event_kinds;
 mod failure;
 mod generated;
 mod install;
