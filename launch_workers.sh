@@ -8,11 +8,11 @@ umask 022
 
 usage() {
     cat <<'USAGE'
-usage: launch_workers.sh [--engine docker|namespace] [--no-agent] [N]
+usage: launch_workers.sh [--engine docker|namespace] [--kind KIND] [--no-agent] [--containers] [N]
                                             make worker1..workerN run (default 3); what runs already stays
        launch_workers.sh --stop             remove every worker of this prefix, and the bridge if unused
        launch_workers.sh --status           one line per worker: name, address, state
-       launch_workers.sh --kill NAME        SIGKILL every process; disk and address stay (connections are refused)
+       launch_workers.sh --kill NAME...     SIGKILL every process; disk and address stay (connections are refused)
        launch_workers.sh --start NAME       boot it again: same disk and host keys, empty /run and /tmp
        launch_workers.sh --freeze NAME      stop all its processes in place       --thaw NAME     the reverse
        launch_workers.sh --cut NAME         pull the network cable                --uncut NAME    the reverse
@@ -21,11 +21,15 @@ usage: launch_workers.sh [--engine docker|namespace] [--no-agent] [N]
        launch_workers.sh --sh NAME [CMD...] run a command (default: a shell) as root inside
 
 Without --engine: docker where a Docker engine answers, else namespace (which needs root). Workers that are there
-as namespaces already stay namespaces. Containers have limits and few capabilities; namespaces are no security
-boundary: root in such a worker is root of the machine.
+as namespaces already stay namespaces. KIND is debian (the default), hardened, busybox, systemd or foreign
+(launch_workers/kinds.sh; namespace): of the workers that are made now, so `--kind hardened 1`, then
+`--kind busybox 2` make one of each. Containers have limits and few capabilities; namespaces are no security
+boundary: root in such a worker is root of the machine. --containers gives the workers that are made now a Docker engine
+each (namespace; not of the kinds busybox and systemd).
 
 environment:
   ORION_WORKERS_ENGINE  as --engine
+  ORION_WORKERS_KIND    as --kind
   ORION_WORKERS_PREFIX  names are PREFIX1, PREFIX2…  (worker; must not end in a digit)
   ORION_WORKERS_BRIDGE  the bridge                   (orion0)
   ORION_WORKERS_NET     first two bytes of its /16   (10.77: the host is 10.77.0.1, workers from 10.77.0.11)
@@ -33,11 +37,14 @@ environment:
   API_ENDPOINT          the control plane            (http://10.77.0.1:8080)
   ORION_API_CA          certificates (PEM) that may vouch for it; becomes /etc/orion/api-ca.crt in the worker
   ORION_JOIN_TOKEN or ORION_JOIN_TOKEN_FILE          becomes /etc/orion/join-token (0600) in the worker
-  ORION_WORKER_TAGS, RUST_LOG, …                     passed to the agent
+  ORION_WORKER_TAGS, RUST_LOG, …                     passed to the agent (namespace: ORION_CONTAINERS_LISTEN, too)
  namespace:
   ORION_WORKERS_DIR     where logs and disks live    (/var/tmp/orion-workers; the agent's log is DIR/NAME/agent.log)
   ORION_WORKERS_CGROUPS the cgroup hierarchy to use  (version 1's freezer if there is one, else version 2)
+  ORION_BUSYBOX         a static BusyBox for --kind busybox (target/tmp/orion-busybox/busybox, built if it is not there)
   NSW_SIZE              size of one worker's disk    (512m, in memory, used as it fills)
+  NSW_IMAGES_SIZE       size of its engine's disk    (1500m, likewise)
+  ORION_WORKERS_REGISTRY  registry that its engine may ask without TLS   (10.77.0.1:5000)
  docker:
   ORION_WORKER_IMAGE    the image                    (orion/worker; it and orion/worker-alpine are made if not there)
   ORION_WORKER_MEMORY, ORION_WORKER_CPUS             limits of each (1g, 1.0)
@@ -56,7 +63,10 @@ PREFIX=${ORION_WORKERS_PREFIX:-worker}
 BRIDGE=${ORION_WORKERS_BRIDGE:-orion0}
 NET=${ORION_WORKERS_NET:-10.77}
 ENGINE=${ORION_WORKERS_ENGINE:-}
+# shellcheck disable=SC2034 # the engines use it
+KIND=${ORION_WORKERS_KIND:-debian}
 WITH_AGENT=yes
+WITH_CONTAINERS=no
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
 
 address_of() { # NAME
@@ -83,9 +93,20 @@ while :; do
             WITH_AGENT=no
             shift
             ;;
+        --containers)
+            # shellcheck disable=SC2034
+            WITH_CONTAINERS=yes
+            shift
+            ;;
         --engine)
             [ $# -ge 2 ] || die "--engine needs a name" "--engine docker, or --engine namespace"
             ENGINE=$2
+            shift 2
+            ;;
+        --kind)
+            [ $# -ge 2 ] || die "--kind needs a name" "launch_workers.sh --help"
+            # shellcheck disable=SC2034
+            KIND=$2
             shift 2
             ;;
         *) break ;;
@@ -97,6 +118,7 @@ case $command in
     -h | --help) usage && exit 0 ;;
     --stop | --status | [0-9]*) [ $# -le 1 ] || die "too many arguments" "launch_workers.sh --help" ;;
     --sh) ;;
+    --kill) [ $# -ge 2 ] || die "--kill needs the NAMEs of workers" "launch_workers.sh --help" ;;
     --*) [ $# = 2 ] || die "$command needs the NAME of one worker" "launch_workers.sh --help" ;;
 esac
 [[ $PREFIX =~ ^[a-z]([a-z0-9-]*[a-z-])?$ ]] || die "ORION_WORKERS_PREFIX '$PREFIX' must match [a-z][a-z0-9-]* and not end in a digit"
@@ -118,7 +140,12 @@ case $command in
         status
         ;;
     --start) lock_set && known "$name" && start_workers "$name" ;;
-    --kill) lock_set && known "$name" && kill_worker "$name" ;;
+    --kill)
+        shift
+        lock_set
+        for name; do known "$name"; done
+        kill_workers "$@"
+        ;;
     --freeze) known "$name" && running "$name" && freeze "$name" yes ;;
     --thaw) known "$name" && running "$name" && freeze "$name" no ;;
     --cut) known "$name" && unplug "$name" ;;

@@ -38,6 +38,8 @@ debian() {
     mapfile -t sources < <(apt_sources)
     [ ! -s /etc/apt/sources.list ] || sources+=(/etc/apt/sources.list)
     apt_options >"$cache/apt.conf"
+    # A mirror that stumbles is asked again; the images that are built on this one inherit it.
+    echo 'Acquire::Retries "5";' >>"$cache/apt.conf"
     mmdebstrap --quiet --variant=minbase --aptopt="$cache/apt.conf" \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
@@ -54,7 +56,7 @@ cp "$here"/stand-ins/* "$context"
 for name in mariadb caddy alpine; do
     ! has "orion-stand-in/$name" || continue
     if [ "$name" = alpine ]; then # with the BusyBox of the playbooks' tests, which is configured as Alpine's
-        sh "$here/../crates/fleet/tests/it/busybox.sh" "$busybox"
+        sh "$here/../launch_workers/busybox.sh" "$busybox"
         cp "$busybox" "$context"
     fi
     docker build --quiet --network host --tag "orion-stand-in/$name" --file "$context/$name.Dockerfile" "$context" >/dev/null

@@ -17,7 +17,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 FROM ${BINARIES} AS binaries
 
 FROM ${ALPINE}
-RUN apk add --no-cache openssh-server openssh-keygen
+RUN apk add --no-cache openssh-server openssh-client-default openssh-keygen
 COPY docker/worker-sshd-alpine.conf /etc/ssh/sshd_config.d/50-orion-worker.conf
 COPY docker/worker-healthcheck-alpine.sh /usr/local/bin/orion-healthcheck
 COPY --chmod=755 deploy/container/agent-entrypoint.sh /usr/local/sbin/orion-entrypoint

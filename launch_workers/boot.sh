@@ -2,9 +2,12 @@
 # The first process of a worker, started by launch_workers.sh: already in its own namespaces, still seeing
 # the host's files. Makes the worker's tree out of an overlay of /, moves into it and becomes init.sh.
 # In: WORKER_NAME, WORKER_DIR, WORKER_ADDRESS, WORKER_GATEWAY, WORKER_CGROUP, WORKER_SCRIPTS, AGENT (the
-# binary to install, may be empty), JOIN_TOKEN (may be empty) and the agent's own settings.
+# binary to install, may be empty), JOIN_TOKEN (may be empty), WORKER_KIND and WORKER_LOWER (the overlay's lower
+# layer), and the agent's own settings.
 set -euo pipefail
 umask 022
+# shellcheck source=/dev/null
+. "$WORKER_SCRIPTS/kinds.sh"
 
 fill_first_boot() { # in the worker's tree: own, empty directories, own host key, own sshd configuration
     local path
@@ -34,7 +37,6 @@ PrintMotd no
 MaxStartups 100:30:200
 Subsystem sftp internal-sftp
 CONFIG
-    ssh-keygen -q -t ed25519 -N '' -C "root@$WORKER_NAME" -f etc/ssh/ssh_host_ed25519_key
 }
 
 # In the worker's tree, at every boot: the binary, its settings, the join token. What this boot was not
@@ -55,9 +57,33 @@ agent_settings() {
     [[ $API_ENDPOINT != http://* ]] || ORION_INSECURE_HTTP=1
     export ORION_INSECURE_HTTP MY_HOST_IP ORION_API_CA
     for setting in API_ENDPOINT MY_HOST_IP MY_HOST_PORT ORION_INSECURE_HTTP ORION_API_CA ORION_WORKER_TAGS \
-        ORION_REFUSED_RETRY_S RUST_LOG; do
+        ORION_AGENT_GPUS ORION_REFUSED_RETRY_S ORION_CONTAINERS_LISTEN RUST_LOG; do
         [ -z "${!setting:-}" ] || printf 'export %s=%q\n' "$setting" "${!setting}"
     done
+}
+prepare_engine() { # in the worker's tree: its images, the cgroups' hierarchies, and what init.sh runs
+    local controller parent=/orion-worker-$WORKER_NAME/docker
+    mkdir -p var/lib/docker
+    mount --bind "$WORKER_DIR/images" var/lib/docker
+    if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+        # Version 2 has no processes in a cgroup that has cgroups below.
+        parent=/orion-worker-$WORKER_NAME-docker
+        mount -t cgroup2 cgroup sys/fs/cgroup
+    else
+        mount -t tmpfs -o mode=755 cgroups sys/fs/cgroup
+        for controller in cpu cpuacct cpuset memory pids devices freezer blkio; do
+            mkdir "sys/fs/cgroup/$controller"
+            mount -t cgroup -o "$controller" cgroup "sys/fs/cgroup/$controller" || rmdir "sys/fs/cgroup/$controller"
+        done
+        # containerd follows no container out of memory where a hierarchy in /proc/PID/cgroup is not mounted.
+        mkdir sys/fs/cgroup/systemd
+        mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd || rmdir sys/fs/cgroup/systemd
+    fi
+    echo '{}' >run/orion-engine.json
+    {
+        printf 'cgroup_parent=%q registry=%q\n' "$parent" "$(cat "$WORKER_DIR/engine")"
+        cat "$WORKER_SCRIPTS/engine.sh"
+    } >run/orion-engine
 }
 replace() { # MODE FILE: by what is on stdin, or not at all
     if ! (umask 077 && cat >"$2.new" && chmod "$1" "$2.new" && mv "$2.new" "$2"); then
@@ -73,10 +99,12 @@ read -r pid _ </proc/self/stat # /proc is still the host's, and so is this numbe
 echo "$pid" >"$WORKER_DIR/pid"
 cd "$WORKER_DIR/disk"
 [ -e formatted ] || first_boot=yes
-mount -t overlay orion-worker -o "lowerdir=/,upperdir=$PWD/upper,workdir=$PWD/work" merged
+mount -t overlay orion-worker -o "lowerdir=$WORKER_LOWER,upperdir=$PWD/upper,workdir=$PWD/work" merged
 cd merged
 if [ -n "$first_boot" ]; then
-    fill_first_boot
+    if [ "$WORKER_KIND" = busybox ]; then format_busybox; else fill_first_boot; fi
+    ssh-keygen -q -t ed25519 -N '' -C "root@$WORKER_NAME" -f etc/ssh/ssh_host_ed25519_key
+    [ "$WORKER_KIND" = busybox ] || "first_boot_$WORKER_KIND"
     : >../formatted
 fi
 install_agent
@@ -104,9 +132,15 @@ install -m 664 -g utmp /dev/null run/utmp
 cat /proc/sys/kernel/random/uuid >run/boot_id # each boot has its own, as on a real machine
 mount --bind run/boot_id proc/sys/kernel/random/boot_id
 echo "$WORKER_NAME" >proc/sys/kernel/hostname
-cp "$WORKER_SCRIPTS/init.sh" run/orion-worker-init
+[ ! -e "$WORKER_DIR/engine" ] || prepare_engine
+cp "$WORKER_SCRIPTS/init.sh" run/orion-worker-init # also the sign that all is in place
+"boot_$WORKER_KIND"
 
 pivot_root . .
 umount -l . # the host's tree
 cd /
-exec env -i PATH="$PATH" LC_ALL=C.UTF-8 /bin/bash run/orion-worker-init </dev/null >/dev/null 2>&4
+case $WORKER_KIND in
+    busybox) exec env -i PATH="$PATH" /bin/busybox init </dev/null >/dev/null 2>&4 ;;
+    systemd) exec env -i PATH="$PATH" container=orion /lib/systemd/systemd --log-target=journal </dev/null >/dev/null 2>&4 3>&- 4>&- ;;
+    *) exec env -i PATH="$PATH" LC_ALL=C.UTF-8 /bin/bash run/orion-worker-init </dev/null >/dev/null 2>&4 ;;
+esac

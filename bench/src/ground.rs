@@ -9,11 +9,14 @@ use crate::{
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use orion_domain::{
-    Clock as _, Secret, SystemClock, Timestamp, UserId, lease::OnNodeLoss, names::Port, node::Facts,
+    Clock as _, Secret, SystemClock, Timestamp, UserId,
+    lease::{Holding, OnNodeLoss},
+    names::Port,
+    node::Facts,
 };
 use orion_service::{keys::Keys, sealed::MasterKey};
 use orion_store::{
-    CreateUser, NewAccount, PlaceOutcome, PlaceRequest, Placement, RegisterNode, RegisterOutcome, Role,
+    CreateUser, NewAccount, NewUser, PlaceOutcome, PlaceRequest, Placement, RegisterNode, RegisterOutcome,
     Store, StoreConfig,
 };
 use orion_testkit::MariaDb;
@@ -25,7 +28,7 @@ use tempfile::TempDir;
 pub const CONNECTIONS: u32 = 32;
 /// Registrations at once.
 const SIDE_BY_SIDE: usize = 16;
-/// What a tenant brings.
+/// Public key of a tenant.
 pub const PUBLIC_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 /// SHA-256 of no real join token.
@@ -84,23 +87,7 @@ impl Ground {
     /// # Errors
     /// When one is refused.
     pub async fn register(&self, count: usize, port: u16) -> Result<(), Broken> {
-        let now = self.now();
-        self.store
-            .create_join_token(JOIN_TOKEN, "benchmark", None, None, None, now)
-            .await
-            .context("a join token")?;
-        stream::iter(0..count)
-            .map(|index| async move {
-                let request = registration(index, port, now)?;
-                let outcome = self.store.register_node(&request).await.context("a registration")?;
-                let RegisterOutcome::Created(_) = outcome else {
-                    return Err(Broken::new(format!("node {index} was not registered: {outcome:?}")));
-                };
-                Ok(())
-            })
-            .buffer_unordered(SIDE_BY_SIDE)
-            .try_collect()
-            .await
+        register_in(&self.store, count, port, self.now()).await
     }
 
     /// All nodes are as if a scheduler had found them alive and clean.
@@ -109,7 +96,7 @@ impl Ground {
     /// The database's.
     pub async fn make_offerable(&self) -> Result<(), Broken> {
         let sql = "UPDATE nodes SET admission = 'admitted', health = 'alive', health_reason = \
-                   'SSH answers; no agent', applied_version = desired_version";
+                   'SSH answers; no agent', way_in = 'open', applied_version = desired_version";
         sqlx::query(sql).execute(&self.sql).await.context("making the nodes offerable")?;
         Ok(())
     }
@@ -120,7 +107,7 @@ impl Ground {
     /// When the name is taken.
     pub async fn user(&self, name: &str) -> Result<UserId, Broken> {
         let username = name.parse().map_err(Broken::new)?;
-        let made = self.store.create_user(&username, "$argon2id$none", Role::User, self.now(), None).await;
+        let made = self.store.accounts().create(&NewUser::new(&username, "$argon2id$none"), self.now()).await;
         let made = made.context("a user")?;
         let CreateUser::Created(id) = made else { return Err(Broken::new(format!("no user: {made:?}"))) };
         Ok(id)
@@ -135,7 +122,31 @@ impl Ground {
     }
 }
 
-/// Another store on the same database.
+/// Registers the nodes of a simulated fleet that answers on `port`; they are new and dirty.
+///
+/// # Errors
+/// When one is refused.
+pub async fn register_in(store: &Store, count: usize, port: u16, now: Timestamp) -> Result<(), Broken> {
+    store
+        .accounts()
+        .create_join_token(JOIN_TOKEN, "benchmark", None, None, None, now)
+        .await
+        .context("a join token")?;
+    stream::iter(0..count)
+        .map(|index| async move {
+            let request = registration(index, port, now)?;
+            let outcome = store.nodes().register(&request).await.context("a registration")?;
+            let RegisterOutcome::Created(_) = outcome else {
+                return Err(Broken::new(format!("node {index} was not registered: {outcome:?}")));
+            };
+            Ok(())
+        })
+        .buffer_unordered(SIDE_BY_SIDE)
+        .try_collect()
+        .await
+}
+
+/// Opens another store on the same database.
 ///
 /// # Errors
 /// When the database cannot be reached.
@@ -166,7 +177,8 @@ pub async fn open_sql(url: &str) -> Result<MySqlPool, Broken> {
 /// # Errors
 /// When too few nodes are free.
 pub async fn place(store: &Store, user: UserId, count: usize) -> Result<Vec<Placement>, Broken> {
-    let outcome = store.place(&wish(user, count, SystemClock.now())?).await.context("a placement")?;
+    let outcome =
+        store.leases().place(&wish(user, count, SystemClock.now())?).await.context("a placement")?;
     let PlaceOutcome::Placed(placed) = outcome else {
         return Err(Broken::new(format!("{count} leases were not placed: {outcome:?}")));
     };
@@ -188,11 +200,13 @@ fn wish(user: UserId, count: usize, now: Timestamp) -> Result<PlaceRequest, Brok
         name: None,
         accounts: (0..count).map(|_| account()).collect(),
         tags: Vec::new(),
+        holding: Holding::WholeNode,
+        containers: Vec::new(),
         on_node_loss: OnNodeLoss::Migrate,
+        nodes_max: None,
         request_key: format!("{:032x}", rand::random::<u128>()),
         idem: None,
-        holder: "benchmark".into(),
-        claim_ttl: Duration::from_secs(30),
+        first_turn: Duration::from_secs(30),
         first_uid: 200_000,
         last_uid: 60_000_000,
         now,
@@ -210,6 +224,8 @@ fn registration(index: usize, port: u16, now: Timestamp) -> Result<RegisterNode,
         body_sha256: format!("{index:064x}"),
         join_token_sha256: Some(JOIN_TOKEN.to_owned()),
         node_token_sha256_presented: None,
+        boot_id: None,
+        machine_id_sha256: None,
         new_node_token_sha256: format!("{:064x}", index + 1_000_000),
         now,
     })

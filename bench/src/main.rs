@@ -13,6 +13,7 @@ mod ansible;
 mod api;
 mod bare;
 mod broken;
+mod coverage;
 mod fake_fleet;
 mod figure;
 mod floor;
@@ -22,6 +23,8 @@ mod plan;
 mod process;
 mod progress;
 mod site;
+mod upgrade;
+mod years;
 
 use broken::{Broken, Context as _};
 use clap::Parser as _;
@@ -52,7 +55,9 @@ fn main() -> ExitCode {
             println!("{}", figure::table(&figures));
             let missed: Vec<&str> =
                 figures.iter().filter(|figure| !figure.met()).map(|figure| figure.name).collect();
-            if missed.is_empty() {
+            if figures.is_empty() {
+                println!("nothing was measured");
+            } else if missed.is_empty() {
                 println!("every goal is met");
             } else {
                 println!("MISSED: {}", missed.join(", "));
@@ -113,6 +118,15 @@ async fn run(options: &Options) -> Result<Vec<Figure>, Broken> {
     }
     if plan.any(&plan::CLIENTS) {
         figures.extend(clients::measure(&plan, options).await?);
+    }
+    if plan.names(&plan::YEARS) {
+        figures.extend(years::measure(&plan).await?);
+    }
+    if plan.names(&plan::UPGRADE) {
+        figures.extend(upgrade::measure(&plan).await?);
+    }
+    if plan.names(&plan::COVERAGE) {
+        figures.extend(coverage::measure(&plan).await?);
     }
     figures.retain(|figure| plan.any(&[figure.name]));
     if let Some(path) = &options.json {

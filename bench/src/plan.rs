@@ -20,19 +20,25 @@ pub struct Options {
     /// A smoke run: everything once or a few times; the figures say little
     #[arg(long)]
     pub quick: bool,
-    /// Only these figures, such as release_ms; may be repeated
+    /// Measure only these figures, such as release_ms; may be repeated
     #[arg(long, value_name = "FIGURE", value_parser = clap::builder::PossibleValuesParser::new(FIGURES))]
     pub only: Vec<String>,
-    /// Where `orion` and `orion-agent` are
+    /// Directory of `orion` and `orion-agent`
     #[arg(long, value_name = "DIR", default_value = "target/release")]
     pub bin_dir: PathBuf,
-    /// How many simulated nodes (10000, or 500 with --quick)
+    /// Number of simulated nodes (10000, or 500 with --quick)
     #[arg(long, value_name = "COUNT")]
     pub fleet_nodes: Option<usize>,
+    /// Number of events in the database with years of data (10000000, or 100000 with --quick)
+    #[arg(long, value_name = "COUNT")]
+    pub years_events: Option<usize>,
+    /// How many events the database of an older version has (2000000, or 100000 with --quick)
+    #[arg(long, value_name = "COUNT")]
+    pub upgrade_events: Option<usize>,
     /// Keep the log of `orion up` in this file, and those of the services beside it (RUST_LOG sets the detail)
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
-    /// What this program starts of itself
+    /// Process that this program starts from its own executable
     #[command(subcommand)]
     pub part: Option<Part>,
 }
@@ -66,8 +72,17 @@ pub const FLEET: [&str; 5] =
 pub const CLIENTS: [&str; 4] =
     ["api_rentals_per_s", "api_rentals_p99_ms", "api_health_per_s", "api_health_p99_ms"];
 
+/// Figures of a database with years of data; only when they are asked for: to make it takes long.
+pub const YEARS: [&str; 2] = ["years_mariadb", "years_sqlite"];
+
+/// A database of an older version with millions of events that is brought up to date; only when they are asked for.
+pub const UPGRADE: [&str; 2] = ["upgrade_mariadb_s", "upgrade_sqlite_s"];
+
+/// Lines that tests run; only when they are asked for: the tests are compiled once more.
+pub const COVERAGE: [&str; 2] = ["coverage_domain", "coverage_store"];
+
 /// Every figure, in the order of the table.
-pub const FIGURES: [&str; 19] = [
+pub const FIGURES: [&str; 25] = [
     SITE[0],
     SITE[1],
     SITE[2],
@@ -87,13 +102,19 @@ pub const FIGURES: [&str; 19] = [
     CLIENTS[1],
     CLIENTS[2],
     CLIENTS[3],
+    YEARS[0],
+    YEARS[1],
+    UPGRADE[0],
+    UPGRADE[1],
+    COVERAGE[0],
+    COVERAGE[1],
 ];
 
-/// How many samples of each, and of which.
+/// Figures to measure, and number of samples of each.
 #[derive(Debug)]
 pub struct Plan {
     only: Vec<String>,
-    /// How long the system is left alone before its memory is read.
+    /// Time for which the system is left idle before its memory is read.
     pub idle: Duration,
     /// Pairs of rental and floor.
     pub rents: usize,
@@ -113,12 +134,18 @@ pub struct Plan {
     pub page_nodes: usize,
     /// Nodes of the simulated fleet.
     pub fleet_nodes: usize,
-    /// How long the simulated fleet is watched while nothing happens, and while some of it hangs.
+    /// Time for which the simulated fleet is watched while nothing happens, and while some of its nodes hang.
     pub fleet_window: Duration,
     /// Rounds of many clients.
     pub client_rounds: usize,
-    /// How long one of those rounds takes.
+    /// Duration of one round of many clients.
     pub client_round: Duration,
+    /// Events of the database with years of data.
+    pub years_events: usize,
+    /// Events of the database of an older version.
+    pub upgrade_events: usize,
+    /// Times that each route and task is asked there.
+    pub years_rounds: usize,
 }
 
 impl Plan {
@@ -142,6 +169,9 @@ impl Plan {
                 fleet_window: seconds(10),
                 client_rounds: 1,
                 client_round: seconds(2),
+                years_events: options.years_events.unwrap_or(100_000),
+                upgrade_events: options.upgrade_events.unwrap_or(100_000),
+                years_rounds: 10,
             }
         } else {
             Self {
@@ -159,6 +189,9 @@ impl Plan {
                 fleet_window: seconds(60),
                 client_rounds: 5,
                 client_round: seconds(5),
+                years_events: options.years_events.unwrap_or(10_000_000),
+                upgrade_events: options.upgrade_events.unwrap_or(2_000_000),
+                years_rounds: 40,
             }
         }
     }
@@ -166,6 +199,11 @@ impl Plan {
     /// Whether any of these figures is wanted.
     pub fn any(&self, figures: &[&str]) -> bool {
         self.only.is_empty() || self.only.iter().any(|wanted| figures.contains(&wanted.as_str()))
+    }
+
+    /// Whether any of these is wanted and named: they are not part of a run of everything.
+    pub fn names(&self, figures: &[&str]) -> bool {
+        !self.only.is_empty() && self.any(figures)
     }
 
     /// Whether a system with real workers is needed.

@@ -89,7 +89,7 @@ impl Service {
         Ok(Self { child, log })
     }
 
-    /// Its process.
+    /// Returns the id of the service's process.
     ///
     /// # Errors
     /// When it has ended.

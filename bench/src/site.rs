@@ -35,7 +35,7 @@ pub struct Site {
     /// The account that rents.
     pub api: Api,
     admin: Api,
-    /// What the tenant logs in with.
+    /// Key with which the tenant logs in.
     pub tenant_key: KeyPair,
     log: PathBuf,
     directory: TempDir,
@@ -173,6 +173,12 @@ fn start_up(
     }
     command
         .env("ORION_ADMIN_PASSWORD", admin_password)
+        // What is measured is the work, not the limits of one client.
+        .env("ORION_SIGNUPS_PER_HOUR", "0")
+        .env("ORION_SIGNUPS_PER_MINUTE", "0")
+        .env("ORION_REQUESTS_OF_USER_PER_MINUTE", "0")
+        .env("ORION_REQUESTS_OF_ADDRESS_PER_MINUTE", "0")
+        .env("ORION_USER_NODES_MAX", "100000")
         .env("NO_COLOR", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -1,29 +1,41 @@
 //! Who calls: the access token of a user, the token of a node, the address of a client.
 
-use crate::{App, error::ApiError};
+use crate::{
+    App,
+    app::accounts::rights::{HeldRight, Right},
+    crypto::jwt::ReadToken,
+    error::ApiError,
+};
 use axum::{
     extract::{ConnectInfo, FromRequestParts},
     http::{HeaderMap, header, request::Parts},
 };
 use orion_domain::{Secret, UserId};
-use orion_store::Role;
+use orion_store::{Quotas, Role};
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use tokio_util::sync::CancellationToken;
 
-/// How far the clocks of two replicas may be apart, with room: one makes an account, the other logs it in.
+/// Largest difference between the clocks of two replicas, with room: one makes an account, the other logs
+/// it in.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(10);
 
 /// A logged-in user. As an argument of a handler it is the check itself.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Whose account it is.
+    /// Account of the caller.
     pub user: UserId,
-    /// Its name.
+    /// Name of the account.
     pub username: String,
-    /// What it may do.
+    /// Role of the account.
     pub role: Role,
+    /// Right that the token gave, for streams and requests that wait.
+    pub right: Right,
+    /// The account's own quotas.
+    pub quotas: Quotas,
 }
 
 impl Caller {
@@ -40,22 +52,55 @@ impl FromRequestParts<App> for Caller {
         let token = bearer(&parts.headers).ok_or_else(|| {
             ApiError::unauthorized("no access token; send `Authorization: Bearer <token>` with the token that POST /auth/login gave")
         })?;
-        let (user, generation, issued_at) = app
-            .tokens
-            .read(token.expose(), app.now())
-            .map_err(|error| ApiError::unauthorized(error.to_string()))?;
-        let account = app.store.user_by_id(user).await?;
+        // The limit of requests has read a good token already.
+        let ReadToken { user, generation, issued_at, expires_at } = match parts.extensions.get::<ReadToken>()
+        {
+            Some(read) => *read,
+            None => app
+                .tokens
+                .read(token.expose(), app.now())
+                .map_err(|error| ApiError::unauthorized(error.to_string()))?,
+        };
+        let account = app.lookups.get(&app.store, user).await?;
         match account {
             // A token that is older than its account was somebody else's: a database that was restored from a backup
             // gives numbers again.
             Some(account)
                 if account.token_generation == generation
+                    && account.disabled_at.is_none()
                     && account.created_at <= issued_at.plus(CLOCKS_APART_MAX) =>
             {
-                Ok(Self { user, username: account.username.to_string(), role: account.role })
+                let right = Right { user, generation, role: account.role, until: expires_at };
+                if let Some(slot) = parts.extensions.get::<RightSlot>() {
+                    slot.hold(app, right);
+                }
+                Ok(Self {
+                    user,
+                    username: account.username.to_string(),
+                    role: account.role,
+                    right,
+                    quotas: account.quotas,
+                })
             }
             Some(_) | None => Err(ApiError::unauthorized("the token is no longer valid; log in again")),
         }
+    }
+}
+
+/// The right that a request rests on: the caller is known only while the request is handled.
+#[derive(Clone, Default)]
+pub struct RightSlot {
+    held: Arc<Mutex<Option<HeldRight>>>,
+    /// Set when the right has ended while the request was handled.
+    pub lost: CancellationToken,
+}
+
+impl RightSlot {
+    fn hold(&self, app: &App, right: Right) {
+        let held = app.accounts().hold_right(right, self.lost.clone());
+        // The lock is free before what was held goes, which takes another one.
+        let earlier = self.held.lock().unwrap_or_else(PoisonError::into_inner).replace(held);
+        drop(earlier);
     }
 }
 
@@ -84,7 +129,7 @@ pub fn bearer(headers: &HeaderMap) -> Option<Secret> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| Secret::new(token))
 }
 
-/// Where the request comes from: the peer, or what a trusted proxy says of it.
+/// Address that the request comes from: that of the peer, or the one that a trusted proxy reports.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientAddr(pub IpAddr);
 

@@ -6,8 +6,8 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use orion_domain::{Timestamp, lease::Refused};
-use orion_store::StoreError;
+use orion_domain::{NodeId, Refused, Timestamp, agent::BEAT_EVERY};
+use orion_store::{Cas, StoreError};
 use serde_json::{Map, Value, json};
 
 /// A refusal: its status, a stable word for programs, and sentences for people. Boxed, because most replies
@@ -51,14 +51,53 @@ impl ApiError {
         error
     }
 
+    /// Says that the field is one inside of another.
+    #[must_use]
+    pub fn inside(mut self, outer: &str) -> Self {
+        if let Some(Value::String(name)) = self.0.extra.get("field") {
+            let name = format!("{outer}.{name}");
+            self.0.detail = format!("{outer}.{}", self.0.detail);
+            self.0.extra.insert("field".into(), name.into());
+        }
+        self
+    }
+
     /// 401: not logged in, or no longer.
     pub fn unauthorized(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "Not logged in", detail)
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized", detail)
     }
 
     /// 403: logged in, but not allowed to.
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", "Not allowed", detail)
+    }
+
+    /// 403: the password is right, and the account is shut.
+    pub fn disabled(username: &str) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "account_disabled",
+            "Account disabled",
+            format!("the account '{username}' is disabled; ask an admin"),
+        )
+    }
+
+    /// 403: sign-up is not open to everybody.
+    pub fn sign_up_refused(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "signup_refused", "Sign-up refused", detail)
+    }
+
+    /// 403: one of the account's quotas is reached.
+    pub fn quota(name: &'static str, limit: u32, detail: impl std::fmt::Display) -> Self {
+        let mut error = Self::new(
+            StatusCode::FORBIDDEN,
+            "quota_exceeded",
+            "Quota exceeded",
+            format!("{detail}; your quota `{name}` is {limit}"),
+        );
+        error.0.extra.insert("quota".into(), name.into());
+        error.0.extra.insert("limit".into(), limit.into());
+        error.hint("GET /auth/me shows your quotas; an admin can set others for your account")
     }
 
     /// 404: no such thing, or none of the caller's.
@@ -89,6 +128,17 @@ impl ApiError {
     /// 409 with a word of its own.
     pub fn conflict(kind: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, kind, "Conflict", detail)
+    }
+
+    /// 409: the link of the node beats, and is another machine's.
+    pub fn second_machine(node: NodeId) -> Self {
+        let mut error = Self::conflict(
+            "node_known",
+            format!("node {node} is another machine, whose link is up: two machines use its identity"),
+        )
+        .hint("a machine that moved or was booted is let in when its old link is lost, within half a minute");
+        error.0.retry_after_s = Some(BEAT_EVERY.as_secs());
+        error
     }
 
     /// 422: an idempotency key was used with another body.
@@ -200,6 +250,55 @@ impl std::fmt::Display for ApiError {
     }
 }
 
+/// Something that a client names by its number.
+#[derive(Clone, Copy, Debug)]
+pub struct Noun {
+    word: &'static str,
+    /// Which route lists them.
+    listed_by: Option<&'static str>,
+}
+
+/// A node.
+pub const NODE: Noun = Noun { word: "node", listed_by: None };
+/// A webhook.
+pub const WEBHOOK: Noun = Noun { word: "webhook", listed_by: Some("GET /api/admin/webhooks") };
+
+impl Noun {
+    /// 503: it was changed while it was being changed.
+    pub fn changed(self, id: impl std::fmt::Display) -> ApiError {
+        ApiError::unavailable(format!("{} {id} changed meanwhile; try again", self.word))
+    }
+
+    /// 404: there is none of that number.
+    pub fn missing(self, id: impl std::fmt::Display) -> ApiError {
+        ApiError::not_found(match self.listed_by {
+            Some(route) => format!("there is no {} {id}; {route} lists them", self.word),
+            None => format!("there is no {} {id}", self.word),
+        })
+    }
+}
+
+/// What a compare-and-swap came to, for a client.
+pub trait OrProblem<T>: Sized {
+    /// Gives what was written.
+    ///
+    /// # Errors
+    /// 404 when there is no such row, 409 `kind` where its state does not allow the change, 503 when it was changed
+    /// meanwhile.
+    fn or_problem(self, noun: Noun, id: impl std::fmt::Display, kind: &'static str) -> Result<T, ApiError>;
+}
+
+impl<T> OrProblem<T> for Cas<T, Refused> {
+    fn or_problem(self, noun: Noun, id: impl std::fmt::Display, kind: &'static str) -> Result<T, ApiError> {
+        match self {
+            Self::Done(written) => Ok(written),
+            Self::Refused(refused) => Err(ApiError::conflict(kind, refused.of(id))),
+            Self::Stale => Err(noun.changed(id)),
+            Self::Gone => Err(noun.missing(id)),
+        }
+    }
+}
+
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         if error.is_unavailable() {
@@ -246,6 +345,7 @@ mod tests {
             (ApiError::field("count", "x"), 400, "bad_request"),
             (ApiError::unauthorized("x"), 401, "unauthorized"),
             (ApiError::forbidden("x"), 403, "forbidden"),
+            (ApiError::disabled("x"), 403, "account_disabled"),
             (ApiError::not_found("x"), 404, "not_found"),
             (ApiError::method_not_allowed(), 405, "method_not_allowed"),
             (ApiError::conflict("node_known", "x"), 409, "node_known"),

@@ -4,15 +4,17 @@
 //! ([`crypto`]), the agents' links. Does not live here: SQL (orion-store), work on nodes (orion-fleet), and
 //! every decision about when a node is dead or a lease moves (orion-scheduler).
 //!
-//! A rental begins in [`routes::rentals::rent`].
+//! A rental begins in [`routes::leases::rent`].
 
 pub mod app;
 pub mod auth;
 pub mod config;
 pub mod crypto;
 pub mod error;
+pub mod known;
 pub mod limit;
 pub mod openapi;
+mod route;
 pub mod router;
 pub mod routes;
 pub mod serve;

@@ -30,7 +30,7 @@ async fn run(sources: Sources, check: bool) -> Result<(), ServiceError> {
         return Ok(());
     };
     let app = App::new(config, assembled.fleet, &assembled.keys, shutdown);
-    match app.first_admin(first_admin).await {
+    match app.accounts().first_admin(first_admin).await {
         Ok(FirstAdmin::Made) => tracing::info!("made the first admin, 'admin', with ORION_ADMIN_PASSWORD"),
         Ok(FirstAdmin::None) => {
             tracing::warn!("there is no admin yet; make one with `orion admin create NAME`")

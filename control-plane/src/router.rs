@@ -2,18 +2,29 @@
 
 use crate::{
     App,
+    auth::{ClientAddr, RightSlot, bearer},
+    crypto::NODE_TOKEN,
     error::ApiError,
-    routes::{accounts, admin, docs, drain, events, health, metrics, nodes, rentals, webhooks, workers},
+    known::{Known, refuse_unknown},
+    limit::{Asker, Purpose},
+    openapi,
+    route::{delete_route, get_route, lasting, post_route, put_route},
+    routes::{accounts, agents, apps, containers, docs, events, images, leases, nodes, operations, webhooks},
 };
 use axum::{
-    Router,
-    extract::{DefaultBodyLimit, Request},
-    http::{HeaderName, HeaderValue, Method, header},
+    Extension, Router,
+    extract::{DefaultBodyLimit, FromRequestParts as _, Request},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get, post},
+    routing::{delete, get, post, put},
 };
-use std::time::Duration;
+use orion_domain::Secret;
+use serde_json::Value;
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::CorsLayer,
@@ -22,55 +33,23 @@ use tower_http::{
 };
 use tracing::Level;
 
+pub use crate::route::{Access, Route};
+
+/// A supervisor asks here whether the process lives: never refused.
+const LIVE: &str = "/api/live";
+/// A proxy asks here for each request to a container's port: not limited while a good cookie comes with it.
+const VISIT: &str = "/api/apps/auth";
 /// The header with a request's id.
 const REQUEST_ID: &str = "x-request-id";
 
-/// Who may call a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Anyone.
-    Anyone,
-    /// Any account.
-    User,
-    /// Admins.
-    Admin,
-    /// A worker with a join token or its node token.
-    Worker,
-}
-
-/// One route.
-pub struct Route {
-    /// `GET` or `POST`.
-    pub method: Method,
-    /// The path, with `{parameters}`.
-    pub path: &'static str,
-    /// Who may call it.
-    pub access: Access,
-    /// Whether it lasts: event streams and links have no time limit.
-    pub lasts: bool,
-    handler: MethodRouter<App>,
-}
-
-fn get_route(path: &'static str, access: Access, handler: MethodRouter<App>) -> Route {
-    Route { method: Method::GET, path, access, lasts: false, handler }
-}
-
-fn post_route(path: &'static str, access: Access, handler: MethodRouter<App>) -> Route {
-    Route { method: Method::POST, path, access, lasts: false, handler }
-}
-
-fn lasting(route: Route) -> Route {
-    Route { lasts: true, ..route }
-}
-
 /// The list. The authorization test walks it; a route that is not in it does not exist.
 pub fn routes() -> Vec<Route> {
-    use Access::{Admin, Anyone, User, Worker};
+    use Access::{Admin, Anyone, User, Visitor, Worker};
     vec![
-        get_route("/", Anyone, get(health::status_page)),
-        get_route("/api/live", Anyone, get(health::live)),
-        get_route("/api/health", Anyone, get(health::health)),
-        get_route("/metrics", Anyone, get(metrics::metrics)),
+        get_route("/", Anyone, get(operations::status_page)),
+        get_route("/api/live", Anyone, get(operations::live)),
+        get_route("/api/health", Anyone, get(operations::health)),
+        get_route("/metrics", Anyone, get(operations::metrics::metrics)),
         get_route("/api/openapi.json", Anyone, get(docs::openapi)),
         get_route("/docs", Anyone, get(docs::page)),
         get_route("/docs/{file}", Anyone, get(docs::asset)),
@@ -80,30 +59,64 @@ pub fn routes() -> Vec<Route> {
         post_route("/api/login", Anyone, post(accounts::log_in)),
         get_route("/auth/me", User, get(accounts::me)),
         post_route("/api/auth/logout", User, post(accounts::log_out)),
-        post_route("/api/rent", User, post(rentals::rent)),
-        post_route("/api/release/{rental_id}", User, post(rentals::release)),
-        post_route("/api/extend/{rental_id}", User, post(rentals::extend)),
-        get_route("/api/rentals", User, get(rentals::list)),
-        get_route("/api/rentals/{id}", User, get(rentals::show)),
+        post_route("/api/auth/password", User, post(accounts::change_password)),
+        get_route("/api/account/registries", User, get(accounts::registries::list)),
+        get_route("/api/account/registries/{registry}", User, get(accounts::registries::show)),
+        put_route("/api/account/registries/{registry}", User, put(accounts::registries::keep)),
+        delete_route("/api/account/registries/{registry}", User, delete(accounts::registries::remove)),
+        post_route("/api/rent", User, post(leases::rent)),
+        post_route("/api/release/{rental_id}", User, post(leases::release)),
+        post_route("/api/extend/{rental_id}", User, post(leases::extend)),
+        get_route("/api/rentals", User, get(leases::list)),
+        get_route("/api/rentals/{id}", User, get(leases::show)),
+        post_route("/api/rentals/{id}/containers", User, post(containers::run)),
+        get_route("/api/rentals/{id}/containers", User, get(containers::list)),
+        get_route("/api/rentals/{id}/containers/{name}", User, get(containers::show)),
+        delete_route("/api/rentals/{id}/containers/{name}", User, delete(containers::remove)),
+        post_route("/api/rentals/{id}/containers/{name}/stop", User, post(containers::stop)),
+        post_route("/api/rentals/{id}/containers/{name}/restart", User, post(containers::restart)),
+        lasting(get_route("/api/rentals/{id}/containers/{name}/logs", User, get(containers::logs))),
+        lasting(get_route("/api/rentals/{id}/containers/{name}/stats", User, get(containers::stats))),
+        lasting(get_route("/api/rentals/{id}/containers/{name}/exec", User, get(containers::exec))),
+        lasting(get_route("/api/rentals/{id}/containers/{name}/forward", User, get(containers::forward))),
+        post_route("/api/rentals/{id}/containers/{name}/open", User, post(apps::open)),
+        get_route(VISIT, Visitor, get(apps::auth)),
+        get_route("/api/images/test", User, get(images::test)),
         get_route("/api/nodes", User, get(nodes::list)),
         get_route("/api/nodes/{id}", User, get(nodes::show)),
         lasting(get_route("/api/events", User, get(events::feed))),
-        post_route("/api/workers/register", Worker, post(workers::register)),
-        lasting(get_route("/api/workers/link", Worker, get(workers::link))),
-        post_route("/api/tokens", Admin, post(admin::create_token)),
-        post_route("/api/admin/nodes/{id}/accept-key", Admin, post(admin::accept_key)),
-        post_route("/api/admin/nodes/{id}/quarantine/lift", Admin, post(admin::lift_quarantine)),
-        get_route("/api/admin/brake", Admin, get(admin::show_brake)),
-        post_route("/api/admin/brake/lift", Admin, post(admin::lift_brake)),
-        post_route("/api/admin/nodes/{id}/drain", Admin, post(drain::drain)),
-        post_route("/api/admin/nodes/{id}/undrain", Admin, post(drain::undrain)),
-        post_route("/api/admin/nodes/{id}/forget", Admin, post(admin::forget_node)),
+        post_route("/api/workers/register", Worker, post(agents::register)),
+        lasting(get_route("/api/workers/link", Worker, get(agents::link))),
+        post_route("/api/tokens", Admin, post(accounts::tokens::create_token)),
+        post_route("/api/admin/nodes/{id}/accept-key", Admin, post(nodes::admin::accept_key)),
+        post_route("/api/admin/nodes/{id}/quarantine/lift", Admin, post(nodes::admin::lift_quarantine)),
+        get_route("/api/admin/brake", Admin, get(operations::brake::show_brake)),
+        post_route("/api/admin/brake/lift", Admin, post(operations::brake::lift_brake)),
+        post_route("/api/admin/nodes/{id}/drain", Admin, post(nodes::drain::drain)),
+        post_route("/api/admin/nodes/{id}/undrain", Admin, post(nodes::drain::undrain)),
+        post_route("/api/admin/nodes/{id}/forget", Admin, post(nodes::admin::forget_node)),
+        post_route("/api/admin/nodes/{id}/declare-dead", Admin, post(nodes::admin::declare_node_dead)),
+        get_route("/api/admin/users", Admin, get(accounts::admin::list)),
+        get_route("/api/admin/users/{user}", Admin, get(accounts::admin::show)),
+        post_route("/api/admin/users/{user}/disable", Admin, post(accounts::admin::disable)),
+        post_route("/api/admin/users/{user}/enable", Admin, post(accounts::admin::enable)),
+        post_route("/api/admin/users/{user}/promote", Admin, post(accounts::admin::promote)),
+        post_route("/api/admin/users/{user}/demote", Admin, post(accounts::admin::demote)),
+        post_route("/api/admin/users/{user}/quotas", Admin, post(accounts::admin::set_quotas)),
+        post_route("/api/admin/invites", Admin, post(accounts::admin::invite)),
+        post_route("/api/admin/users/{user}/password", Admin, post(accounts::admin::set_password)),
         get_route("/api/admin/webhooks", Admin, get(webhooks::list)),
         post_route("/api/admin/webhooks", Admin, post(webhooks::create)),
         post_route("/api/admin/webhooks/{id}/delete", Admin, post(webhooks::delete)),
         post_route("/api/admin/webhooks/{id}/test", Admin, post(webhooks::test)),
-        post_route("/api/reset", Admin, post(admin::reset)),
+        post_route("/api/reset", Admin, post(operations::reset::reset)),
     ]
+}
+
+/// The OpenAPI document of these routes.
+pub fn document() -> &'static Value {
+    static DOCUMENT: LazyLock<Value> = LazyLock::new(|| openapi::document(&routes()));
+    &DOCUMENT
 }
 
 /// The whole service: routes, limits, logging.
@@ -111,6 +124,7 @@ pub fn router(app: App) -> Router {
     let limit = Duration::from_millis(app.config.request_timeout_ms);
     let mut router = Router::new();
     for route in routes() {
+        let known = Known::of(document(), &route);
         let handler = if route.lasts {
             route.handler
         } else {
@@ -118,12 +132,28 @@ pub fn router(app: App) -> Router {
                 .handler
                 .layer(middleware::from_fn(move |request: Request, next: Next| within(limit, request, next)))
         };
+        let handler = match route.access {
+            Access::User | Access::Admin => handler.layer(middleware::from_fn(while_the_right_stands)),
+            Access::Anyone | Access::Worker | Access::Visitor => handler,
+        };
+        let (state, limited) = (app.clone(), app.clone());
+        let handler = handler.layer(middleware::from_fn(move |request: Request, next: Next| {
+            refuse_unknown(state.clone(), Arc::clone(&known), request, next)
+        }));
+        let handler = if route.path == LIVE {
+            handler
+        } else {
+            handler.layer(middleware::from_fn(move |request: Request, next: Next| {
+                within_rate(limited.clone(), request, next)
+            }))
+        };
         router = router.route(route.path, handler);
     }
     let request_id = HeaderName::from_static(REQUEST_ID);
     let mut router = router
         .fallback(|| async { ApiError::not_found("there is no such route") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(Extension(docs::Document::new(document())))
         .layer(DefaultBodyLimit::max(app.config.body_bytes_max))
         .layer(CatchPanicLayer::custom(|_| ApiError::internal("a handler panicked").into_response()))
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
@@ -139,9 +169,22 @@ pub fn router(app: App) -> Router {
         let origins: Vec<HeaderValue> =
             app.config.cors_origins.iter().filter_map(|origin| origin.parse().ok()).collect();
         router = router.layer(
-            CorsLayer::new().allow_origin(origins).allow_methods([Method::GET, Method::POST]).allow_headers(
-                [header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("idempotency-key")],
-            ),
+            CorsLayer::new()
+                .allow_origin(origins)
+                .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+                .allow_headers([
+                    header::AUTHORIZATION,
+                    header::CONTENT_TYPE,
+                    HeaderName::from_static("idempotency-key"),
+                    HeaderName::from_static("last-event-id"),
+                ])
+                // Without these a page on another origin can neither go to the next page nor know how long to wait.
+                .expose_headers([
+                    header::LINK,
+                    header::RETRY_AFTER,
+                    header::LOCATION,
+                    HeaderName::from_static(REQUEST_ID),
+                ]),
         );
     }
     router.with_state(app)
@@ -168,6 +211,57 @@ async fn drop_odd_request_id(mut request: Request) -> Request {
 fn span(request: &Request) -> tracing::Span {
     let request_id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
     tracing::info_span!("request", method = %request.method(), path = request.uri().path(), request_id)
+}
+
+/// Refuses what comes too often: of an account or a worker with a good token, else of an address.
+async fn within_rate(app: App, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    if parts.uri.path() == VISIT && app.containers().has_good_cookie(&parts.headers) {
+        return next.run(Request::from_parts(parts, body)).await;
+    }
+    // In tests without a listener there is no address.
+    if let Ok(ClientAddr(address)) = ClientAddr::from_request_parts(&mut parts, &app).await {
+        let now = app.now();
+        let purpose = Purpose::of(parts.uri.path());
+        let token = bearer(&parts.headers);
+        let token = token.as_ref().map(Secret::expose);
+        let asker = match token {
+            Some(token) if purpose == Purpose::Worker => Asker::Worker(token),
+            Some(token) => app.tokens.read(token, now).map_or(Asker::Anyone, |read| {
+                parts.extensions.insert(read);
+                Asker::User(read.user)
+            }),
+            None => Asker::Anyone,
+        };
+        if let Err(wait) = app.requests.take(asker, purpose, address, now) {
+            let detail = format!("too many requests; the next one is taken in {wait} s");
+            return ApiError::too_many(detail, wait).into_response();
+        }
+        if let Asker::Worker(token) = asker {
+            let (token, is_own) = (token.to_owned(), token.starts_with(NODE_TOKEN));
+            let response = next.run(Request::from_parts(parts, body)).await;
+            // Only who has a good token is told of a conflict.
+            let is_good = response.status().is_success()
+                || [StatusCode::SWITCHING_PROTOCOLS, StatusCode::CONFLICT].contains(&response.status());
+            if is_good {
+                app.requests.worker_was_known(&token, is_own, address, now);
+            }
+            return response;
+        }
+    }
+    next.run(Request::from_parts(parts, body)).await
+}
+
+/// A request that waits ends when the right of its caller ends; what it began goes on.
+async fn while_the_right_stands(mut request: Request, next: Next) -> Response {
+    let slot = RightSlot::default();
+    request.extensions_mut().insert(slot.clone());
+    tokio::select! {
+        response = next.run(request) => response,
+        () = slot.lost.cancelled() => {
+            ApiError::unauthorized("the token is no longer valid; what was begun goes on, log in again").into_response()
+        }
+    }
 }
 
 async fn within(limit: Duration, request: Request, next: Next) -> Response {

@@ -10,7 +10,7 @@ use tokio_io_timeout::TimeoutWriter;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-/// How long open requests may take after a stop was asked for.
+/// Longest time that open requests may take after a stop was requested.
 const SOFT_STOP: Duration = Duration::from_secs(10);
 /// Pause after the system had no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -22,8 +22,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub async fn serve(app: App, listener: TcpListener) -> std::io::Result<()> {
     // Before the first request: until the clocks were compared no work on nodes is taken.
     app.compare_clocks().await;
-    app.tasks.spawn(app.clone().tend_links());
-    app.tasks.spawn(app.clone().tell_streams());
+    let [links, streams, rights, containers] = [app.clone(), app.clone(), app.clone(), app.clone()];
+    app.tasks.spawn(async move { links.agents().tend_links().await });
+    app.tasks.spawn(async move { streams.events().tell_streams().await });
+    app.tasks.spawn(async move { rights.accounts().tend_rights().await });
+    app.tasks.spawn(async move { containers.containers().tend_streams().await });
+    let nodes = app.clone();
+    app.tasks.spawn(async move { nodes.nodes().keep_reserved().await });
     let router = router(app.clone());
     let connections = TaskTracker::new();
     loop {

@@ -12,7 +12,7 @@ for tool in $(/busybox --list-full); do
     [ -e "$root/$tool" ] || ln -s /bin/busybox "$root/$tool"
 done
 # OpenSSH with the libraries that it names, and no other
-for program in /usr/sbin/sshd /usr/bin/ssh-keygen /usr/lib/openssh/sftp-server; do
+for program in /usr/sbin/sshd /usr/bin/ssh /usr/bin/ssh-keygen /usr/lib/openssh/sftp-server; do
     mkdir -p "$root$(dirname "$program")"
     cp "$program" "$root$program"
     ldd "$program" | awk '$3 ~ /^\// { print $3 } $1 ~ /^\// { print $1 }' | while read -r library; do
@@ -45,6 +45,7 @@ for word in "$@"; do
     case $word in
         --*) ;;
         openssh-server) [ -x /usr/sbin/sshd ] ;;
+        openssh-client-default) [ -x /usr/bin/ssh ] ;;
         openssh-keygen) [ -x /usr/bin/ssh-keygen ] ;;
         *) echo "apk: no $word in this stand-in for Alpine" >&2 && exit 1 ;;
     esac

@@ -1,17 +1,28 @@
-//! When the scheduler looks, and how much it does at once.
+//! Timing of the scheduler, and how much it does at once.
 
-use orion_domain::{brake::BrakePolicy, health::HealthPolicy};
-use orion_fleet::CLOCK_SKEW_MAX;
+use orion_domain::{
+    brake::BrakePolicy, clock::CLOCK_SKEW_MAX, container::DiskPolicy, health::HealthPolicy,
+    node::watch::WatchPolicy,
+};
 use orion_service::{
     sealed::MasterKey,
     settings::{SettingsError, Sources},
 };
+use orion_store::Kept;
 use std::time::Duration;
 
-/// Shortest pause between two looks at a healthy node.
-const PROBE_EVERY_MIN: Duration = Duration::from_millis(500);
-/// Longest: beyond it nodes that died would be found too late.
-const PROBE_EVERY_MAX: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Shortest time that anything is kept, in days: longer than events wait for webhooks, and replies under their keys.
+const KEPT_DAYS_MIN: u32 = 7;
+/// Shortest pause between two probes of a healthy node.
+const PROBE_PERIOD_MIN: Duration = Duration::from_millis(500);
+/// Longest pause: beyond it nodes that died would be found too late.
+const PROBE_PERIOD_MAX: Duration = Duration::from_secs(60);
+
+/// Shortest time after which a node is given up whose sshd lets nobody in.
+const SICK_FOR_MIN: Duration = Duration::from_secs(60);
+/// Longest such time.
+const SICK_FOR_MAX: Duration = DAY;
 
 /// Timing and limits; [`Default`] gives those of docs/ARCHITECTURE.md.
 #[derive(Clone, Debug)]
@@ -31,38 +42,46 @@ pub struct SchedulerConfig {
     pub handshakes_per_s_max: u32,
     /// Pause between dials of a dead node.
     pub dead_probe_every: Duration,
-    /// Nothing is migrated for so long after a start.
+    /// Time after a start in which nothing is migrated.
     pub hold_after_start: Duration,
     /// The rules of health.
     pub health: HealthPolicy,
     /// The rules of the brake.
     pub brake: BrakePolicy,
-    /// Pause between two looks of a loop when nobody nudges.
-    pub look_every: Duration,
+    /// Pause between two runs of a background task when nobody nudges, unless the task has a period of its own.
+    pub period: Duration,
+    /// A background task hangs when a run goes on for longer than this, and than three of its periods.
+    pub task_hang_min: Duration,
     /// Nodes that are reconciled, and leases that are moved, side by side.
     pub side_by_side_max: usize,
     /// Verdicts on nodes that are written to the database side by side; less than its connections.
-    pub verdicts_at_once: usize,
+    pub verdicts_max: usize,
     /// A clock further off the database's than this takes no claims.
     pub clock_skew_max: Duration,
-    /// Pause between this scheduler's own beats in the database, where others may share it.
-    pub beat_every: Duration,
-    /// Another scheduler whose beat has not changed for so long is gone: its nodes are taken over. With
-    /// `beat_every` on either side this stays well under three of `keepalive_every`.
+    /// Pause between this scheduler's own heartbeats in the database, where others may share it.
+    pub heartbeat_period: Duration,
+    /// Time after which another scheduler whose beat has not changed is gone: its nodes are taken over. With
+    /// `heartbeat_period` on either side this stays well under three of `keepalive_every`.
     pub gone_after: Duration,
     /// A scheduler whose own beat is older than this gives no verdicts; less than `gone_after`.
     pub own_late_after: Duration,
-    /// What lies with another scheduler's node for longer than this is worked on all the same.
-    pub others_work_after: Duration,
-    /// Pause between two looks whether another scheduler asks for a second look; only while there are others.
-    pub second_look_every: Duration,
-    /// Longest wait for another scheduler's second look; then the next one is asked.
-    pub second_look_within: Duration,
+    /// Work on another scheduler's node that is deferred for longer than this is done all the same.
+    pub takeover_delay: Duration,
+    /// Pause between two queries for peer probes that other schedulers ask for; only while there are others.
+    pub peer_probe_period: Duration,
+    /// Longest wait for another scheduler's peer probe; then the next one is asked.
+    pub peer_probe_timeout: Duration,
     /// Longest try to send an event to a webhook, from the dial to the reply's head.
     pub webhook_timeout: Duration,
     /// Opens the webhooks' signing secrets; without it no event is sent to a webhook.
     pub master_key: Option<MasterKey>,
-    /// How long work may take after a stop was asked for.
+    /// Retention times of what is over in the database.
+    pub kept: Kept,
+    /// What must be free on the disk of a node's container engine.
+    pub disk: DiskPolicy,
+    /// Time for which an image stays on a node whose disk is too full, after its last use.
+    pub images_kept: Duration,
+    /// Longest time that work may take after a stop was asked for.
     pub soft_stop: Duration,
 }
 
@@ -74,22 +93,48 @@ impl SchedulerConfig {
         self.handshake_every.max(at_most.saturating_mul(nodes))
     }
 
+    /// The limits of each node's watch.
+    pub fn watch_policy(&self) -> WatchPolicy {
+        WatchPolicy {
+            keepalive_every: self.keepalive_every,
+            dead_probe_every: self.dead_probe_every,
+            hold_after_start: self.hold_after_start,
+            health: self.health.clone(),
+        }
+    }
+
     /// The defaults, with what an operator has set.
     ///
     /// # Errors
     /// The first setting that makes no sense, by the name of its variable.
     pub fn from_sources(sources: &Sources) -> Result<Self, SettingsError> {
         let mut config = Self::default();
-        if let Some(every) = sources.seconds("probe_every_s")? {
-            if every < PROBE_EVERY_MIN || every > PROBE_EVERY_MAX {
-                let limits = format!(
-                    "must lie between {} and {} seconds",
-                    PROBE_EVERY_MIN.as_secs_f32(),
-                    PROBE_EVERY_MAX.as_secs()
-                );
-                return Err(SettingsError::about("probe_every_s", limits));
-            }
+        if let Some(every) = sources.seconds_within("probe_every_s", (PROBE_PERIOD_MIN, PROBE_PERIOD_MAX))? {
             config.keepalive_every = every;
+        }
+        if let Some(sick_for) = sources.seconds_within("sick_for_s", (SICK_FOR_MIN, SICK_FOR_MAX))? {
+            config.health.sick_for = sick_for;
+        }
+        for (key, kept) in [
+            ("events_kept_days", &mut config.kept.events),
+            ("leases_kept_days", &mut config.kept.leases),
+            ("forgotten_kept_days", &mut config.kept.forgotten),
+        ] {
+            if let Some(days) = sources.number::<u32>(key, KEPT_DAYS_MIN)? {
+                *kept = DAY * days;
+            }
+        }
+        if let Some(days) = sources.number::<u32>("images_kept_days", 0)? {
+            config.images_kept = DAY * days;
+        }
+        if let Some(mb) = sources.number("disk_free_mb_min", 0)? {
+            config.disk.free_mb_min = mb;
+        }
+        if let Some(percent) = sources.number::<u64>("disk_free_percent_min", 0)? {
+            if percent > 75 {
+                return Err(SettingsError::about("disk_free_percent_min", "must be at most 75"));
+            }
+            config.disk.free_percent_min = percent;
         }
         Ok(config)
     }
@@ -108,18 +153,22 @@ impl Default for SchedulerConfig {
             hold_after_start: Duration::from_secs(5),
             health: HealthPolicy::default(),
             brake: BrakePolicy::default(),
-            look_every: Duration::from_secs(1),
+            period: Duration::from_secs(1),
+            task_hang_min: Duration::from_secs(30),
             side_by_side_max: 64,
-            verdicts_at_once: 8,
+            verdicts_max: 8,
             clock_skew_max: CLOCK_SKEW_MAX,
-            beat_every: Duration::from_secs(1),
+            heartbeat_period: Duration::from_secs(1),
             gone_after: Duration::from_secs(4),
             own_late_after: Duration::from_secs(3),
-            others_work_after: Duration::from_secs(3),
-            second_look_every: Duration::from_millis(250),
-            second_look_within: Duration::from_secs(5),
+            takeover_delay: Duration::from_secs(3),
+            peer_probe_period: Duration::from_millis(250),
+            peer_probe_timeout: Duration::from_secs(5),
+            kept: Kept::default(),
             webhook_timeout: Duration::from_secs(10),
             master_key: None,
+            disk: DiskPolicy::default(),
+            images_kept: DAY * 7,
             soft_stop: Duration::from_secs(10),
         }
     }

@@ -1,7 +1,7 @@
-//! Which schedulers live, and whether this one still counts among them.
+//! The schedulers that live, and whether this one still counts among them.
 //!
 //! Lives here: what follows from the beats in the database. Does not live here: reading and writing them
-//! ([`crate::tasks::beat`]), and what a share is ([`orion_domain::share`]).
+//! ([`crate::tasks::heartbeat`]), and what a share is ([`orion_domain::share`]).
 //!
 //! Another scheduler lives as long as its beat *changes*, measured on this machine's own steady clock: how far
 //! two machines' clocks are apart does not matter. This scheduler counts itself out earlier than the others do:
@@ -14,10 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How `replicas.kind` calls this service.
-pub const KIND: &str = "scheduler";
+/// Value of `replicas.kind` for this service.
+pub const KIND: &str = Replica::SCHEDULER;
 
-/// When a scheduler is taken for gone.
+/// Limits that decide when a scheduler is taken for gone.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// A scheduler whose beat has not changed for so long is gone.
@@ -28,12 +28,12 @@ pub struct Limits {
     pub clock_skew_max: Duration,
 }
 
-/// Another scheduler's row.
+/// Row of another scheduler.
 struct Seen {
     beat: Timestamp,
-    /// When the beat was seen to change; none for a row that was old when it was first seen.
+    /// Time at which the beat was seen to change; none for a row that was old when it was first seen.
     changed: Option<Instant>,
-    /// What the last look said.
+    /// Whether it lived when the heartbeats were read last.
     lives: bool,
 }
 
@@ -47,49 +47,55 @@ pub struct Members {
     share: Option<Share>,
 }
 
-/// What a beat showed.
+/// Outcome of writing a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beat {
-    /// All is as it was.
+pub enum Heartbeat {
+    /// Heartbeat in time: nothing was missed.
     InTime,
-    /// This scheduler was away for so long (stopped, or without its database) that the others may have taken its
-    /// nodes: what it knows of them is old.
-    Back,
+    /// Heartbeat after a suspension (of the process, or of the database) so long that the other schedulers may have taken
+    /// this one's nodes: what it knows of them is old.
+    Resumed,
 }
 
 impl Members {
-    /// Nothing read yet.
+    /// Starts with nothing read.
     pub fn new(me: &str, limits: Limits) -> Self {
         Self { me: me.to_owned(), limits, others: HashMap::new(), read_at: None, own_beat: None, share: None }
     }
 
-    /// This scheduler's beat was written, and these are all processes that beat. `began` is when the writing of
-    /// the beat began, on the steady clock and on the wall clock: nobody can have seen it earlier.
-    pub fn beat(&mut self, replicas: &[Replica], began: (Instant, Timestamp), now: Instant) -> Beat {
+    /// Records that this scheduler's beat was written, and takes in all processes that beat. `began` is when
+    /// the writing of the beat began, on the steady clock and on the wall clock: nobody can have seen it
+    /// earlier.
+    pub fn heartbeat(
+        &mut self,
+        replicas: &[Replica],
+        began: (Instant, Timestamp),
+        now: Instant,
+    ) -> Heartbeat {
         let late = self.own_beat.is_some() && !self.is_current(began.0, began.1);
         self.own_beat = Some(began);
         self.read(replicas, began.1, now);
         if late && self.share.as_ref().is_some_and(|share| !share.is_alone()) {
-            return Beat::Back;
+            return Heartbeat::Resumed;
         }
-        Beat::InTime
+        Heartbeat::InTime
     }
 
     fn read(&mut self, replicas: &[Replica], wall: Timestamp, now: Instant) {
-        // Who did not look for a while cannot tell who beat meanwhile.
-        let looked_away = self.read_at.is_some_and(|at| now.duration_since(at) >= self.limits.own_late_after);
+        // A scheduler that did not read for a while cannot tell which others beat meanwhile.
+        let read_late = self.read_at.is_some_and(|at| now.duration_since(at) >= self.limits.own_late_after);
         self.read_at = Some(now);
         let schedulers: HashMap<&str, Timestamp> = replicas
             .iter()
             .filter(|replica| replica.kind == KIND && replica.name != self.me)
             .map(|replica| (replica.name.as_str(), replica.beat_at))
             .collect();
-        // Who stops takes its row away, and is gone at once.
+        // A scheduler that stops takes its row away, and is gone at once.
         self.others.retain(|name, _| schedulers.contains_key(name.as_str()));
         for (name, beat) in schedulers {
             match self.others.get_mut(name) {
                 Some(seen) => {
-                    if seen.beat != beat || (looked_away && seen.lives) {
+                    if seen.beat != beat || (read_late && seen.lives) {
                         seen.changed = Some(now);
                     }
                     seen.beat = beat;
@@ -109,12 +115,12 @@ impl Members {
         self.share = Some(Share::new(&self.me, live.map(|(name, _)| name.clone())));
     }
 
-    /// Who looks after what; none until the beats were read for the first time.
+    /// Returns the share of each scheduler; none until the heartbeats were read for the first time.
     pub fn share(&self) -> Option<&Share> {
         self.share.as_ref()
     }
 
-    /// Whether this scheduler's own beat is so young that no other can have taken it for gone.
+    /// Returns whether this scheduler's own heartbeat is so young that no other can have taken it for gone.
     pub fn is_current(&self, now: Instant, wall: Timestamp) -> bool {
         // Both clocks: the steady one stands still while a virtual machine is suspended.
         self.own_beat.is_some_and(|(began, began_wall)| {
@@ -146,7 +152,7 @@ mod tests {
         }
 
         /// `a` beats at `millis` and reads these others: name and beat, in milliseconds of their own clocks.
-        fn beat(&mut self, millis: u64, others: &[(&str, i64)]) -> Beat {
+        fn beat(&mut self, millis: u64, others: &[(&str, i64)]) -> Heartbeat {
             let replica = |(name, beat): &(&str, i64)| Replica {
                 name: (*name).to_owned(),
                 kind: KIND.to_owned(),
@@ -154,7 +160,7 @@ mod tests {
             };
             let replicas: Vec<Replica> = others.iter().map(replica).collect();
             let now = self.start + Duration::from_millis(millis);
-            self.members.beat(&replicas, (now, wall(i64::try_from(millis).unwrap())), now)
+            self.members.heartbeat(&replicas, (now, wall(i64::try_from(millis).unwrap())), now)
         }
 
         fn live(&self) -> Vec<&str> {
@@ -227,19 +233,19 @@ mod tests {
     }
 
     #[test]
-    fn a_scheduler_that_was_away_is_told_when_it_comes_back_beside_others() {
+    fn a_scheduler_that_was_suspended_is_told_when_it_resumes_beside_others() {
         let mut world = World::new();
-        assert_eq!(world.beat(0, &[("b", 0)]), Beat::InTime);
-        assert_eq!(world.beat(1_000, &[("b", 1_000)]), Beat::InTime);
-        assert_eq!(world.beat(9_000, &[("b", 9_000)]), Beat::Back);
-        assert_eq!(world.beat(10_000, &[("b", 10_000)]), Beat::InTime);
+        assert_eq!(world.beat(0, &[("b", 0)]), Heartbeat::InTime);
+        assert_eq!(world.beat(1_000, &[("b", 1_000)]), Heartbeat::InTime);
+        assert_eq!(world.beat(9_000, &[("b", 9_000)]), Heartbeat::Resumed);
+        assert_eq!(world.beat(10_000, &[("b", 10_000)]), Heartbeat::InTime);
         let mut alone = World::new();
         alone.beat(0, &[]);
-        assert_eq!(alone.beat(9_000, &[]), Beat::InTime, "nobody took anything from it");
+        assert_eq!(alone.beat(9_000, &[]), Heartbeat::InTime, "nobody took anything from it");
     }
 
     #[test]
-    fn a_clock_that_jumps_forward_counts_as_an_absence() {
+    fn a_clock_that_jumps_forward_counts_as_a_suspension() {
         let mut world = World::new();
         world.beat(0, &[("b", 0)]);
         // Suspended: the steady clock stood still.

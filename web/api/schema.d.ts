@@ -24,6 +24,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/account/registries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Your logins at registries */
+        get: operations["listRegistryLogins"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/account/registries/{registry}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Your login at a registry */
+        get: operations["showRegistryLogin"];
+        /**
+         * Log in at a registry
+         * @description Images of that registry are pulled with this login for your containers, and for nobody else's. Its password is sealed; it
+         *     is given to a node's engine with each pull, and kept there nowhere. It is not tried: `GET /api/images/test` does that.
+         */
+        put: operations["keepRegistryLogin"];
+        post?: never;
+        /** Log out of a registry */
+        delete: operations["removeRegistryLogin"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/admin/brake": {
         parameters: {
             query?: never;
@@ -33,7 +73,7 @@ export interface paths {
         };
         /**
          * The brake
-         * @description Whether it is on, since when, why, and which scheduler pulled it: so many nodes fell silent at once that the
+         * @description Whether it is on, since when, why, and which scheduler engaged it: so many nodes fell silent at once that the
          *     fault is more likely on this side.
          */
         get: operations["showBrake"];
@@ -66,6 +106,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/admin/invites": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Invite somebody to sign up
+         * @description Who has the invitation may make an account, also where sign-up is by invitation only, and however many signed up
+         *     from
+         *     the same network.
+         */
+        post: operations["createInvite"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/admin/nodes/{id}/accept-key": {
         parameters: {
             query?: never;
@@ -77,6 +139,28 @@ export interface paths {
         put?: never;
         /** Accept a pending node's host key */
         post: operations["acceptHostKey"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/nodes/{id}/declare-dead": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Declare a node dead
+         * @description For a machine that does not answer and will not soon: its lease moves, waits or ends by its `on_node_loss`, and one
+         *     that is being released is over; also while the brake is on. An agent that still has a link locks the accounts. If
+         *     the machine answers again it is cleaned before it is offered. A node that answers is drained instead.
+         */
+        post: operations["declareNodeDead"];
         delete?: never;
         options?: never;
         head?: never;
@@ -176,6 +260,158 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/admin/users": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The accounts */
+        get: operations["listUsers"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/users/{user}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One account */
+        get: operations["showUser"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/users/{user}/demote": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Make an admin a user
+         * @description With the next request; streams of everything end within 15 s. The last admin cannot be demoted.
+         */
+        post: operations["demoteUser"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/users/{user}/disable": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Disable an account
+         * @description It cannot log in, every token of it is void, its streams and waiting requests end within 15 s. Its leases go on
+         *     until their end (`keep`), or are ended (`end`); the reply lists them either way. The last admin cannot be disabled.
+         */
+        post: operations["disableUser"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/users/{user}/enable": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Enable an account
+         * @description It may log in again, with the password that it had.
+         */
+        post: operations["enableUser"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/users/{user}/password": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Give an account a new password
+         * @description For somebody who has forgotten theirs. Every token of the account is void.
+         */
+        post: operations["setUserPassword"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/users/{user}/promote": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Make a user an admin */
+        post: operations["promoteUser"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/users/{user}/quotas": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Set an account's own quotas
+         * @description All of them: what is left out is as the settings say again. An admin's account has no quotas but its own.
+         */
+        post: operations["setUserQuotas"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/admin/webhooks": {
         parameters: {
             query?: never;
@@ -246,6 +482,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/apps/auth": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Whether a visitor may come in
+         * @description Asked by the proxy for each request to a container's port, with the visitor's headers and `X-Forwarded-Host`,
+         *     `X-Forwarded-Uri`. A success lets the request pass; its `Set-Cookie` goes to the visitor.
+         */
+        get: operations["mayVisit"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/auth/logout": {
         parameters: {
             query?: never;
@@ -266,6 +523,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/auth/password": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Change your password
+         * @description Every token of the account is void from now on; the reply holds a new one. The logins of your leases keep their
+         *     own passwords.
+         */
+        post: operations["changePassword"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/events": {
         parameters: {
             query?: never;
@@ -274,12 +552,13 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What happens, as it happens
-         * @description Server-sent events: of your own leases, for admins of everything. Each frame has `id` (for `Last-Event-ID`),
-         *     `event` (its kind, like `lease.active`) and `data` (an `Event` as JSON); the first frame has an `id` alone and
-         *     says where the stream begins. Every 15 s a comment keeps the connection open. A reader that does not read
-         *     for 30 s is cut off. After a break, also one of this server, send the last `id` as `Last-Event-ID` to any
-         *     replica: every event comes at least once, in order, none is left out.
+         * Follow events as they happen
+         * @description Server-sent events: of your own leases, for admins of everything. Each frame has `id` (for
+         *     `Last-Event-ID`), `event` (its kind, like `lease.active`) and `data` (an `Event` as JSON); the first
+         *     frame has an `id` alone and says where the stream begins. Every 15 s a comment keeps the connection
+         *     open. A reader that does not read for 30 s is cut off. After a break, also one of this server, send
+         *     the last `id` as `Last-Event-ID` to any replica: every event comes at least once, in order, none is
+         *     left out.
          */
         get: operations["followEvents"];
         put?: never;
@@ -317,8 +596,32 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Whether all parts work */
+        /**
+         * Whether all parts work
+         * @description A background task that fails or hangs is shown as that task, and makes no part down.
+         */
         get: operations["health"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/images/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Test an image
+         * @description Asks the registry, and pulls nothing: whether there is such an image, for what platforms, and how large. An image that is
+         *     not there is status 200 with `exists: false`.
+         */
+        get: operations["testImage"];
         put?: never;
         post?: never;
         delete?: never;
@@ -411,7 +714,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** This document */
+        /** OpenAPI document of this API */
         get: operations["openapi"];
         put?: never;
         post?: never;
@@ -455,6 +758,10 @@ export interface paths {
          * @description All `count` nodes or none. The reply comes when each node has confirmed its finished account, and it is the
          *     only one that holds the passwords. With an `Idempotency-Key` the same request gets the same reply again,
          *     also after a crash; without one a reply that is lost is lost.
+         *
+         *     With `cpus` and `memory_mb` (and `gpus`) each lease is a slice of a node, beside those of others: it has no login,
+         *     and runs its `container`. A whole node may have a `container` from the beginning, too. A container that could not be
+         *     started (`state` is `failed`, `state_reason` says why) does not end its lease: run another one there.
          */
         post: operations["rent"];
         delete?: never;
@@ -494,6 +801,207 @@ export interface paths {
         get: operations["showRental"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rentals/{id}/containers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The containers of a lease */
+        get: operations["listContainers"];
+        put?: never;
+        /**
+         * Run a container
+         * @description On the node of the lease, with the limits that it asks for; it ends with the lease. Its image is taken from the node,
+         *     or pulled. With an `Idempotency-Key` the same request gives the same container.
+         */
+        post: operations["runContainer"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rentals/{id}/containers/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One container */
+        get: operations["showContainer"];
+        put?: never;
+        post?: never;
+        /**
+         * Remove a container
+         * @description Running or not, with what it wrote and its log.
+         */
+        delete: operations["removeContainer"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rentals/{id}/containers/{name}/exec": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Run a command in a container
+         * @description A WebSocket; the token is sent as a header, as everywhere. Text messages are JSON with a `type`. The client's first one,
+         *     within 10 s, says what to run: `{"type": "start", "command": ["sh"], "tty": true, "rows": 24, "cols": 80, "term": "xterm",
+         *     "stdin": true, "env": {"NAME": "value"}}`; all but `command` may be left out. Then its binary messages are the command's
+         *     input, `{"type": "resize", "rows": 50, "cols": 100}` gives the terminal another size, and `{"type": "eof"}` ends the input.
+         *
+         *     Binary messages of the server are output: with a terminal (`tty`) as it is; without, the first byte of each says whether
+         *     it is from standard output (1) or standard error (2). The last message is `{"type": "exit", "exit_code": 0}`, or
+         *     `{"type": "error", "detail": "…"}`.
+         *
+         *     When the client closes, answers no ping for a minute, does not read for 30 s, or nothing moves for an hour, the command
+         *     and what it began in its session are ended; so they are when the login, the lease or the container ends, within 15 s. A
+         *     lease has at most 8 commands at once.
+         */
+        get: operations["execInContainer"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rentals/{id}/containers/{name}/forward": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Connect to a port of a container
+         * @description A WebSocket that carries one TCP connection; the token is sent as a header, as everywhere. Binary messages are its bytes,
+         *     in both directions. A text message `{"type": "eof"}` of either side says that it sends no more bytes; when both have said
+         *     so the socket is closed. `{"type": "error", "detail": "…"}` says why it is closed earlier.
+         *
+         *     The connection ends when the login, the lease or the container ends, within 15 s, when the client answers no ping for a
+         *     minute or does not read for 30 s, or nothing moves for an hour. A lease has at most 64 connections at once.
+         */
+        get: operations["forwardToContainer"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rentals/{id}/containers/{name}/logs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The log of a container
+         * @description A stream of JSON lines: `{"stream": "stdout", "text": "…"}`, or `stderr`. The engine keeps the last 20 MB.
+         */
+        get: operations["containerLogs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rentals/{id}/containers/{name}/open": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A URL for a container's port
+         * @description It works once, within a minute, and sets a cookie of that host alone, with which its holder comes in as the owner for 10
+         *     minutes after each visit. A logout ends it.
+         */
+        post: operations["openContainer"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rentals/{id}/containers/{name}/restart": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Restart a container
+         * @description Stops it, if it runs, and starts it again.
+         */
+        post: operations["restartContainer"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rentals/{id}/containers/{name}/stats": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What a container uses
+         * @description Processor, memory, network and processes, as its engine counts them. With `stream` a stream of such bodies as JSON
+         *     lines, one each second; it ends with the container, and a line `{"error": "…"}` says why where it breaks.
+         */
+        get: operations["containerStats"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rentals/{id}/containers/{name}/stop": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Stop a container
+         * @description SIGTERM, and SIGKILL five seconds later. It is kept, with its log.
+         */
+        post: operations["stopContainer"];
         delete?: never;
         options?: never;
         head?: never;
@@ -613,7 +1121,8 @@ export interface paths {
         /**
          * Log in
          * @description A wrong name and a wrong password are refused alike, in the same time. After 5 failures for a name or an
-         *     address further tries are refused for a while.
+         *     address further tries are refused for a while. Who sends a token of the account along, also one that has ended, or
+         *     logged in from the same address before, is not held up by failures of others.
          */
         post: operations["logIn"];
         delete?: never;
@@ -629,7 +1138,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Whose token this is */
+        /** Show the account of the token */
         get: operations["whoAmI"];
         put?: never;
         post?: never;
@@ -650,7 +1159,8 @@ export interface paths {
         put?: never;
         /**
          * Make an account
-         * @description Everybody may; an admin's account is made with `orion admin create`.
+         * @description Everybody may, within limits, unless the operator wants an invitation (`ORION_SIGNUP=invite`) or nobody to sign up
+         *     (`closed`); an admin's account is made with `orion admin create`.
          */
         post: operations["signUp"];
         delete?: never;
@@ -667,7 +1177,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * This document for people
+         * OpenAPI document as a web page
          * @description Browsable, with a form to try each route. Loads nothing from anywhere else.
          */
         get: operations["docsPage"];
@@ -704,7 +1214,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What Prometheus scrapes
+         * Metrics for Prometheus
          * @description Counts and times without names: no user, node or lease is told apart.
          */
         get: operations["metrics"];
@@ -720,9 +1230,12 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        /** @description Which host key is accepted. */
+        /** @description Host key that is accepted. */
         AcceptBody: {
-            /** @description As `ssh-keygen -lf` prints it on the machine, and as the node's `admin.seen_fingerprint` shows it. */
+            /**
+             * @description Fingerprint as `ssh-keygen -lf` prints it on the machine, and as the node's `admin.seen_fingerprint`
+             *     shows it.
+             */
             fingerprint: string;
         };
         /** @description An access token. */
@@ -730,12 +1243,19 @@ export interface components {
             /** @description A JWT for `Authorization: Bearer`. It ends by itself after a day (`ORION_TOKEN_HOURS`), or at a logout. */
             token: string;
         };
-        /** @description Whose token it is. */
+        /** @description Account to which the token belongs. */
         Account: {
+            /** @description Limits of the account, and their use. */
+            quotas: components["schemas"]["Quotas"];
             role: components["schemas"]["Role"];
             /** Format: int64 */
             user_id: number;
             username: string;
+        };
+        /** @description An account after it was changed. */
+        AccountReply: {
+            message: string;
+            user: components["schemas"]["UserAccount"];
         };
         /**
          * @description The link of a node's agent: `none` for a node that never had an agent, `lost` when it stopped beating.
@@ -749,17 +1269,171 @@ export interface components {
         };
         /** @description The brake on migration. */
         BrakeView: {
-            /** @description The scheduler that pulled it, while it is on. */
+            /** @description The scheduler that engaged it, while it is on. */
             by?: string;
             /** @description Whether nothing is migrated now. */
             engaged: boolean;
-            /** @description Why, while it is on. */
+            /** @description Reason for the brake, while it is on. */
             reason?: string;
             /**
              * Format: date-time
-             * @description Since when it is as it is; `null` if it was never on.
+             * @description Time since which the brake is on or off; `null` if it was never on.
              */
             since: string | null;
+        };
+        /** @description A container of a lease. */
+        Container: {
+            /** @description Where browsers reach its first port: its owner by `openContainer`, everybody where it is public. */
+            access_url: string | null;
+            /**
+             * Format: int64
+             * @description Bytes that the step has done.
+             */
+            bytes_done: number | null;
+            /**
+             * Format: int64
+             * @description Bytes of the step in all, as far as known.
+             */
+            bytes_total: number | null;
+            /** Format: date-time */
+            created_at: string;
+            /** @description The engine's id of it on that node. */
+            engine_id: string | null;
+            /** Format: int64 */
+            exit_code: number | null;
+            /** Format: date-time */
+            finished_at: string | null;
+            image: string;
+            /** @description Name of the container in its lease. */
+            name: string;
+            /**
+             * Format: int64
+             * @description The node that it is on.
+             */
+            node_id: number | null;
+            /** @description Whether the kernel ended a process of it because of its memory limit. */
+            oom_killed: boolean;
+            /** @description Its ports that are reached from outside, once it is on its node. */
+            ports: components["schemas"]["ContainerPort"][];
+            /** Format: int64 */
+            rental_id: number;
+            /** @description Its specification, without the values of `env` and `files`. */
+            spec: Record<string, unknown>;
+            /** Format: date-time */
+            started_at: string | null;
+            /** @description `pending`, `pulling`, `running`, `exited`, `failed` or `removed`. */
+            state: string;
+            /** @description A sentence for people: why it failed, or how it ended. */
+            state_reason: string | null;
+            /** Format: date-time */
+            state_since: string;
+            /** @description What is being done now, such as the pull of its image. */
+            step: string | null;
+            /** @description What was asked for last: `started`, `restarted`, `stopped` or `removed`. */
+            wanted: string;
+        };
+        /** @description A container to run. */
+        ContainerBody: {
+            /** @description Replaces the image's arguments; at most 1000 words and 64 KiB with `command`. */
+            args?: string[] | null;
+            /** @description Replaces the image's entrypoint. */
+            command?: string[] | null;
+            /**
+             * Format: double
+             * @description Processor cores, such as 0.5; all that the lease has if left out.
+             */
+            cpus?: number | null;
+            /** @description Environment variables, at most 500 and 128 KiB. Values are sealed, and shown nowhere. */
+            env?: Record<string, unknown> | null;
+            /** @description Files that are put into it before it starts: path and content, at most 64 and 1 MiB. Sealed, as `env`. */
+            files?: Record<string, unknown> | null;
+            /**
+             * Format: int32
+             * @description Number of GPUs of the lease.
+             * @default 0
+             */
+            gpus: number | null;
+            /** @description Name of the image, such as `debian:12` or `registry.example:5000/team/app@sha256:…`. */
+            image: string;
+            /**
+             * Format: int32
+             * @description Memory in MiB, with no swap; all that the lease has if left out.
+             */
+            memory_mb?: number | null;
+            /** @description A name of your own, unique in the lease: a letter, then `a-z`, `0-9` and `-`; its number if left out. */
+            name?: string | null;
+            /**
+             * @description Whether it may start on a new node before it has ended on the old one, as in a drain; false if left out.
+             * @default false
+             */
+            overlap: boolean | null;
+            /**
+             * @description TCP ports of the container that are reached from outside, at most 16.
+             * @example [
+             *       8080
+             *     ]
+             */
+            ports?: number[] | null;
+            /**
+             * @description Whether everybody may reach its ports; else the operator's proxies alone, and by these its owner.
+             * @default false
+             */
+            public: boolean | null;
+            /** @description `no`, `on-failure`, `on-failure:N`, `always` or `unless-stopped`; `no` if left out. */
+            restart?: string | null;
+            /**
+             * Format: int32
+             * @description Size of /dev/shm in MiB; 64 if left out.
+             * @default 64
+             */
+            shm_mb: number | null;
+        };
+        /** @description A port of a container. */
+        ContainerPort: {
+            /** @description Where browsers reach it; none where ports have no names here. */
+            access_url: string | null;
+            /**
+             * Format: int32
+             * @description Port of its node that leads there; it stays the same until the lease moves.
+             */
+            node_port: number;
+            /**
+             * Format: int32
+             * @description Port of the container.
+             */
+            port: number;
+        };
+        /** @description Use of a container. */
+        ContainerStats: {
+            /**
+             * Format: double
+             * @description Processor cores that were busy with it since the look before, half a second or a second ago.
+             */
+            cpus_used: number;
+            /**
+             * Format: int64
+             * @description Memory in bytes, without what is only cache.
+             */
+            memory_bytes: number;
+            /** Format: int64 */
+            memory_limit_bytes: number;
+            /**
+             * Format: int64
+             * @description Processes and threads.
+             */
+            pids: number;
+            /** Format: date-time */
+            read_at: string;
+            /**
+             * Format: int64
+             * @description Bytes that it received since its start.
+             */
+            received_bytes: number;
+            /**
+             * Format: int64
+             * @description Bytes that it sent since its start.
+             */
+            sent_bytes: number;
         };
         /** @description Name and password. */
         Credentials: {
@@ -776,14 +1450,19 @@ export interface components {
             /** @description `up` or `down`. */
             status: string;
         };
+        /** @description Reason for declaring a node dead. */
+        DeclareDeadBody: {
+            /** @description Reason, for people; 1 to 200 characters. */
+            reason: string;
+        };
         /** @description One event for one webhook. */
         DeliveryView: {
             /**
              * Format: int32
-             * @description How often it was tried.
+             * @description Number of tries so far.
              */
             attempts: number;
-            /** @description Why the last try failed. */
+            /** @description Reason for the failure of the last try. */
             error: string | null;
             /** Format: int64 */
             id: number;
@@ -791,16 +1470,16 @@ export interface components {
             kind: string;
             /**
              * Format: date-time
-             * @description When it was tried last.
+             * @description Time of the last try.
              */
             last_try_at: string | null;
             /**
              * Format: date-time
-             * @description When it is tried next.
+             * @description Time of the next try.
              */
             next_try_at: string | null;
             /**
-             * @description How far a delivery is.
+             * @description State of a delivery.
              * @enum {string}
              */
             state: "pending" | "delivered" | "given_up";
@@ -810,11 +1489,26 @@ export interface components {
              */
             status: number | null;
         };
+        /** @description Options for disabling an account. The whole body may be left out. */
+        DisableBody: {
+            /**
+             * @description Treatment of the leases of an account that is disabled.
+             * @enum {string}
+             */
+            leases?: "keep" | "end";
+        };
+        /** @description A disabled account, with the leases that it had. */
+        Disabled: {
+            /** @description Leases of the account, as they are now. */
+            leases: components["schemas"]["LeaseLeft"][];
+            message: string;
+            user: components["schemas"]["UserAccount"];
+        };
         /** @description A node that is emptied, or was. */
         Drain: {
             /**
              * Format: date-time
-             * @description When what is left loses the node by its own policy; `null`: never.
+             * @description Time at which the remaining leases lose the node by their own policy; `null`: never.
              */
             deadline: string | null;
             /**
@@ -824,7 +1518,7 @@ export interface components {
             drained_at: string | null;
             /** @description Which; for admins only. */
             leases?: number[];
-            /** @description How many leases are not off the node yet: their logins there work, or may. */
+            /** @description Number of leases that are not off the node yet: their logins there work, or may work. */
             leases_left: number;
             /** @description Why. */
             reason: string;
@@ -833,8 +1527,8 @@ export interface components {
             state: components["schemas"]["DrainProgress"];
         };
         /**
-         * @description Why and by when a node is emptied. The whole body may be left out. Of a drain that goes on, what is left out
-         *     stays as it is.
+         * @description Reason and deadline of a drain. The whole body may be left out. Of a drain that goes on, what is left
+         *     out stays as it is.
          */
         DrainBody: {
             /**
@@ -844,14 +1538,14 @@ export interface components {
             deadline?: string | null;
             /**
              * Format: double
-             * @description In how many hours what is left loses the node by its own policy, at most 8760.
+             * @description Hours until the remaining leases lose the node by their own policy, at most 8760.
              */
             deadline_hours?: number | null;
-            /** @description For people, at most 200 characters. */
+            /** @description Reason for people, at most 200 characters. */
             reason?: string | null;
         };
         /**
-         * @description How far a drain is: what it does now, or waits for.
+         * @description Present step of a drain: what it does now, or waits for.
          * @enum {string}
          */
         DrainProgress: "moving" | "waiting for a free node" | "waiting for its deadline" | "waiting for its lease to end" | "cleaning" | "drained";
@@ -864,14 +1558,14 @@ export interface components {
         Event: {
             /** Format: date-time */
             at: string;
-            /** @description What more there is to say, by kind. */
+            /** @description Further details of the event, by kind. */
             data: Record<string, unknown>;
             /**
              * Format: int64
-             * @description Its number, for `Last-Event-ID`.
+             * @description Number of the event, for `Last-Event-ID`.
              */
             id: number;
-            /** @description What happened, like `lease.active` or `node.dead`. */
+            /** @description Kind of the event, like `lease.active` or `node.dead`. */
             kind: string;
             /** Format: int64 */
             lease_id: number | null;
@@ -880,11 +1574,12 @@ export interface components {
             /** Format: int64 */
             user_id: number | null;
         };
-        /** @description How much longer a lease is to last. */
+        /** @description Time by which a lease is to be extended. */
         ExtendBody: {
             /**
              * Format: double
-             * @description More than 0, a fraction is fine; at most what the operator allows (`ORION_LEASE_HOURS_MAX`, 720).
+             * @description Hours to add: more than 0, a fraction is fine; at most what the operator allows
+             *     (`ORION_LEASE_HOURS_MAX`, 720).
              */
             additional_hours: number;
         };
@@ -897,11 +1592,11 @@ export interface components {
             /** Format: date-time */
             new_end_at: string;
         };
-        /** @description How a node is forgotten. The whole body may be left out. */
+        /** @description Options for forgetting a node. The whole body may be left out. */
         ForgetBody: {
             /**
-             * @description Also if an account may be left on the node, or it is being worked on; and its node token is worth nothing
-             *     afterwards.
+             * @description Whether the node is forgotten even if an account may be left on it, or it is being worked on; its node
+             *     token is worth nothing afterwards.
              */
             force?: boolean;
         };
@@ -910,14 +1605,68 @@ export interface components {
             database: components["schemas"]["DatabaseHealth"];
             scheduler: components["schemas"]["SchedulerHealth"];
         };
-        /** @description How Orion is. */
+        /** @description State of Orion and of its parts. */
         HealthReport: {
             brake: components["schemas"]["BrakeView"] | null;
             parts: components["schemas"]["HealthParts"];
             /** @description `healthy`, or `unhealthy` when a part is down. */
             status: string;
-            /** @description Of this replica. */
+            /**
+             * @description The schedulers' background tasks, by name; of several schedulers each task in its worst state. Empty while no
+             *     scheduler is up.
+             */
+            tasks: components["schemas"]["TaskView"][];
+            /** @description Version of this replica. */
             version: string;
+        };
+        /** @description An image, as its registry describes it. */
+        ImageTest: {
+            /** @description Digest of its manifest, or of its index of platforms. */
+            digest: string | null;
+            /** @description Whether the registry has it; `null` where the registry did not answer. */
+            exists: boolean | null;
+            /** @description The whole name of the image. */
+            image: string;
+            layers: number | null;
+            /** @description Whether it is on the lease's node; `null` where no lease was named, or its node does not say. */
+            on_node: boolean | null;
+            /** @description The platform that `layers` and `size_bytes` are of. */
+            platform: string | null;
+            /** @description Platforms that it is for. */
+            platforms: string[];
+            /** @description A sentence for people: why `exists` is not `true`. */
+            reason: string | null;
+            /**
+             * Format: int64
+             * @description Compressed bytes of its layers, which a pull fetches.
+             */
+            size_bytes: number | null;
+        };
+        /** @description An invitation. */
+        Invite: {
+            /** Format: date-time */
+            expires_at: string;
+            /** Format: int64 */
+            id: number;
+            /** @description Value for `invite` of a sign-up; it is shown here only. */
+            invite: string;
+            /** Format: int32 */
+            uses: number;
+        };
+        /** @description Properties of the invitation to be made. All of them may be left out. */
+        InviteBody: {
+            /**
+             * Format: double
+             * @description Hours for which the invitation is valid; a week if left out.
+             */
+            expires_hours?: number | null;
+            /** @description Text for the admin's own use, at most 200 characters. */
+            note?: string | null;
+            /**
+             * Format: int32
+             * @description Number of accounts for which the invitation is valid; one if left out.
+             */
+            uses?: number | null;
         };
         /** @description A join token. */
         JoinToken: {
@@ -925,7 +1674,7 @@ export interface components {
             expires_at: string | null;
             /** Format: int64 */
             id: number;
-            /** @description For the workers' `ORION_JOIN_TOKEN`; it is shown here only. */
+            /** @description Value for the workers' `ORION_JOIN_TOKEN`; it is shown here only. */
             token: string;
             /** Format: int32 */
             uses: number | null;
@@ -937,22 +1686,33 @@ export interface components {
             node_id: number;
             why: string;
         };
+        /** @description Pattern of event kinds: a kind such as `node.dead`, a group such as `lease.*`, or `*`. */
+        KindPattern: string;
+        /** @description A lease of an account that is disabled. */
+        LeaseLeft: {
+            /** Format: date-time */
+            leased_until: string;
+            name: string | null;
+            /** Format: int64 */
+            rental_id: number;
+            state: components["schemas"]["LeaseState"];
+        };
         /**
-         * @description How far a lease is.
+         * @description Phase of a lease.
          * @enum {string}
          */
         LeaseState: "provisioning" | "active" | "migrating" | "releasing" | "ended";
-        /** @description Why the brake is lifted. The whole body may be left out. */
+        /** @description Reason for lifting the brake. The whole body may be left out. */
         LiftBody: {
-            /** @description For the event, at most 200 characters. */
+            /** @description Text for the event, at most 200 characters. */
             reason?: string | null;
         };
-        /** @description This process answers. */
+        /** @description Reply of a process that answers. */
         Liveness: {
             /** @description `live` */
             status: string;
         };
-        /** @description What a machine is made of. */
+        /** @description Hardware of a machine, and the version of its agent. */
         MachineFacts: {
             /** @description The version of the agent; none for a worker registered by hand. */
             agent_version?: string | null;
@@ -961,6 +1721,8 @@ export interface components {
              * @description Logical CPUs.
              */
             cpu_cores?: number | null;
+            /** @description The devices that leases can have, each by its uuid; at most 64. */
+            gpu_devices?: components["schemas"]["MachineGpu"][];
             /** @description Names of its GPUs, one entry each, at most 64. */
             gpus?: string[];
             /** @description The MAC address of its first network card, for Wake-on-LAN. */
@@ -971,27 +1733,56 @@ export interface components {
              */
             memory_mb?: number | null;
         };
-        /** @description What was done, in a sentence. */
+        /** @description A GPU device, as its worker reports it. */
+        MachineGpu: {
+            /**
+             * Format: int64
+             * @description Memory of the device in MiB.
+             */
+            memory_mb: number;
+            /** @description The model's name. */
+            model: string;
+            /**
+             * Format: int32
+             * @description Number of the device on its node.
+             */
+            number: number;
+            /** @description The identity that the device's driver gives, or the path of its device file. */
+            uuid: string;
+        };
+        /** @description Sentence that says what was done. */
         Message: {
             message: string;
+        };
+        /** @description A new password. */
+        NewPasswordBody: {
+            /**
+             * Format: password
+             * @description 8 characters to 128 bytes, no control characters.
+             */
+            password: string;
         };
         /** @description A webhook that was made. */
         NewWebhookView: {
             /** Format: int64 */
             id: number;
             kinds: string[];
-            /** @description For the receiver, which checks `webhook-signature` with it; it is shown here only. */
+            /** @description Secret for the receiver, which checks `webhook-signature` with it; it is shown here only. */
             secret: string;
             url: string;
         };
         /** @description A node. */
         Node: {
-            /** @description For admins only. */
+            /** @description Details for admins only. */
             admin?: components["schemas"]["NodeForAdmins"];
-            /** @description Its agent's link. */
+            /** @description State of the agent's link. */
             agent: components["schemas"]["AgentLink"];
             /** @description Whether a lease occupies it. */
             allocated: boolean;
+            /** @description What leases may have of it: all of it together, or slices. */
+            capacity: components["schemas"]["NodeCapacity"];
+            /** @description Whether leases with containers are placed on it, as far as its engine is concerned. */
+            containers: components["schemas"]["NodeContainers"];
             /** Format: int32 */
             cpu_cores: number | null;
             /** @description Whether it does not hold yet what it should. */
@@ -999,12 +1790,14 @@ export interface components {
             drain: components["schemas"]["Drain"] | null;
             gpus: string[];
             hostname: string;
-            /** @description Where its sshd is dialled: an IP address or a DNS name. */
+            /** @description Address at which the node's sshd is dialled: an IP address or a DNS name. */
             ip: string;
             lease: components["schemas"]["NodeLease"] | null;
+            /** @description Leases on the node, each for its owner and admins: one that has the whole node, or slices of it, by number. */
+            leases: components["schemas"]["NodeLease"][];
             /**
              * Format: int64
-             * @description In MiB.
+             * @description Memory in MiB.
              */
             memory_mb: number | null;
             /** Format: int64 */
@@ -1013,7 +1806,7 @@ export interface components {
             offerable: boolean;
             /**
              * Format: date-time
-             * @description Since when its health is what it is.
+             * @description Time since which the node has its present health; of a quarantined node, start of the quarantine.
              */
             since: string;
             /** Format: int32 */
@@ -1022,14 +1815,81 @@ export interface components {
             /** @description A sentence for people. */
             status_reason: string;
             tags: string[];
+            /** @description Whether lease accounts can log in: a probe account did, by password and by key. */
+            way_in: components["schemas"]["WayIn"];
+            /**
+             * Format: date-time
+             * @description Time at which a probe account was last seen to log in; `null` when none was. If that is more than 90
+             *     seconds ago, `way_in` is `unknown`.
+             */
+            way_in_at: string | null;
+            /**
+             * @description Reason why lease accounts cannot log in, or time since which that was not checked; `null` when
+             *     `way_in` is `open`.
+             */
+            way_in_reason: string | null;
+            /**
+             * Format: date-time
+             * @description Time since which `way_in` has its present value; `null` before the first probe.
+             */
+            way_in_since: string | null;
         };
-        /** @description What only admins see of a node. */
+        /** @description An amount of a node. */
+        NodeAmount: {
+            /** Format: int64 */
+            free: number;
+            /** Format: int64 */
+            held: number;
+            /** Format: int64 */
+            total: number;
+        };
+        /** @description Capacity of a node for leases. */
+        NodeCapacity: {
+            cpus: components["schemas"]["NodeCores"];
+            /** @description The devices; empty where none was reported. */
+            gpu_devices: components["schemas"]["NodeGpu"][];
+            /** @description Devices that are present. */
+            gpus: components["schemas"]["NodeAmount"];
+            /** @description In MiB. */
+            memory_mb: components["schemas"]["NodeAmount"];
+            /** @description Whether its leases hold more than it has by its last report: then it is not offered. */
+            shrunk: boolean;
+        };
+        /** @description Container engine of a node. */
+        NodeContainers: {
+            /** @description Kind, version and API version, as they were last seen; `null` where there is no engine. */
+            engine: string | null;
+            /** @description Whether its engine takes containers. */
+            offered: boolean;
+            /** @description Why it does not; `null` where it does. */
+            reason: string | null;
+        };
+        /** @description Processor cores of a node. */
+        NodeCores: {
+            /** Format: double */
+            free: number;
+            /** Format: double */
+            held: number;
+            /** Format: double */
+            total: number;
+        };
+        /** @description A node that was declared dead, and what that did. */
+        NodeDeclaredDead: {
+            /** @description Leases that are over. */
+            ended: number[];
+            message: string;
+            /** @description Leases that move to another node, or wait for one, by their policy. */
+            moving: number[];
+            /** Format: int64 */
+            node_id: number;
+        };
+        /** @description Details of a node that only admins see. */
         NodeForAdmins: {
             /** @description Whether the agent says that the node's own sshd answers; `null` if it does not say. */
             agent_sees_sshd: boolean | null;
             /**
              * Format: date-time
-             * @description Since when the agent's link is what it is.
+             * @description Time since which the agent's link has its present state.
              */
             agent_since: string;
             agent_version: string | null;
@@ -1040,28 +1900,34 @@ export interface components {
             applied_version: number;
             /**
              * Format: int64
+             * @description Milliseconds by which the node's clock is ahead of the control plane's (less than 0: behind); `null`
+             *     when that is less than five seconds, or not known.
+             */
+            clock_off_ms: number | null;
+            /**
+             * Format: int64
              * @description Grows when it should hold something else.
              */
             desired_version: number;
-            /** @description Its last events, oldest first, 50 at most; only where one node is shown. */
+            /** @description Last events of the node, oldest first, 50 at most; only where one node is shown. */
             events?: components["schemas"]["Event"][];
             /** @description The pinned ones, `type base64` each. */
             host_keys: string[];
-            /** @description What the last cleaning found and left. */
+            /** @description Report of what the last cleaning found and left. */
             last_clean_report: Record<string, unknown> | null;
             mac: string | null;
             /**
              * Format: int32
-             * @description How often in a row bringing it in order failed.
+             * @description Number of failed reconciles in a row.
              */
             reconcile_failures: number;
             /** Format: date-time */
             registered_at: string;
-            /** @description What a pending node showed. */
+            /** @description Fingerprint of the host key that a pending node showed. */
             seen_fingerprint: string | null;
-            /** @description Its SSH, as the scheduler sees it. */
+            /** @description Health of the node's SSH, as the scheduler sees it. */
             ssh: string;
-            /** @description Why it is so. */
+            /** @description Reason for the value of `ssh`. */
             ssh_reason: string;
         };
         /** @description A node that is no longer known. */
@@ -1071,7 +1937,26 @@ export interface components {
             /** Format: int64 */
             node_id: number;
         };
-        /** @description The lease on a node, for its owner and for admins. */
+        /** @description A GPU device of a node. */
+        NodeGpu: {
+            /** @description Whether a lease has it. */
+            held: boolean;
+            /**
+             * Format: int64
+             * @description Memory of the device in MiB.
+             */
+            memory_mb: number;
+            model: string;
+            /**
+             * Format: int32
+             * @description Number of the device on its node.
+             */
+            number: number;
+            /** @description Whether the node reported it last: one that vanished while it was leased stays until its lease ends. */
+            present: boolean;
+            uuid: string;
+        };
+        /** @description A lease on a node, for its owner and for admins. */
         NodeLease: {
             /** @description Whether its login works. */
             active: boolean;
@@ -1085,17 +1970,17 @@ export interface components {
             user_id: number;
         };
         /**
-         * @description What happens to a lease when its node is lost: it moves to another, waits for its own, or ends.
+         * @description Policy for a lease whose node is lost: it moves to another, waits for its own, or ends.
          * @enum {string}
          */
         NodeLossPolicy: "migrate" | "wait" | "end";
-        /** @description What was done to a node, in a sentence. */
+        /** @description Sentence that says what was done to a node. */
         NodeMessage: {
-            /** @description What was done. */
+            /** @description Sentence that says what was done. */
             message: string;
             /**
              * Format: int64
-             * @description To which node.
+             * @description Node that was acted on.
              */
             node_id: number;
         };
@@ -1110,30 +1995,91 @@ export interface components {
          * @enum {string}
          */
         NodeStatus: "quarantined" | "pending" | "confirming" | "unknown" | "alive" | "draining" | "drained" | "cleaning" | "suspect" | "unreachable" | "dead";
+        /** @description The port to open. */
+        OpenBody: {
+            /**
+             * Format: int32
+             * @description Port of the container; its first one if left out.
+             */
+            port?: number | null;
+        };
+        /** @description A URL that lets its holder in once. */
+        OpenedContainer: {
+            /**
+             * Format: date-time
+             * @description It works until then.
+             */
+            expires_at: string;
+            /** @description The URL: a secret until it was used. */
+            url: string;
+        };
+        /** @description Quotas of one account. What is left out or `null` is as the settings say. */
+        OwnQuotas: {
+            /**
+             * Format: int32
+             * @description Idempotency keys that are kept at once.
+             */
+            keys?: number | null;
+            /**
+             * Format: int32
+             * @description Length of a lease with its extensions, in hours.
+             */
+            lease_hours?: number | null;
+            /**
+             * Format: int32
+             * @description Nodes at once.
+             */
+            nodes?: number | null;
+            /**
+             * Format: int32
+             * @description Event streams at once, in one process.
+             */
+            streams?: number | null;
+        };
+        /** @description The present password and the new one. */
+        PasswordBody: {
+            /**
+             * Format: password
+             * @description 8 characters to 128 bytes, no control characters.
+             */
+            new_password: string;
+            /** Format: password */
+            old_password: string;
+        };
         /** @description An error (RFC 9457). */
         Problem: {
-            /** @description What is wrong, for people. */
+            /** @description Description of the error, for people. */
             detail: string;
             /** @description The same, for older clients. */
             error: string;
             /** @description The field of the body that is wrong. */
             field?: string;
-            /** @description To a node's token: the node is not known any more, and has to register with a join token. */
+            /**
+             * @description Flag in replies to a node's token: the node is not known any more, and has to register with a join
+             *     token.
+             */
             forgotten?: boolean;
             /**
              * Format: int64
              * @description `too_few_free`: how many nodes are free.
              */
             found?: number;
-            /** @description What to do about it. */
+            /** @description Advice on what to do about the error. */
             hint?: string;
             /** @description A word for programs, like `too_few_free`. */
             kind: string;
+            /**
+             * Format: int32
+             * @description `quota_exceeded`: its value.
+             */
+            limit?: number;
             /**
              * Format: date-time
              * @description `too_few_free`: when the next lease ends.
              */
             next_free_at?: string;
+            /** @description `quota_exceeded`: which quota. */
+            quota?: string;
             /**
              * Format: int64
              * @description `too_few_free`: in how many seconds the next lease ends; `null` if none is due to end.
@@ -1149,6 +2095,43 @@ export interface components {
             /** @description `urn:orion:problem:` and `kind`. */
             type: string;
         };
+        /** @description Limits of an account, and their use. */
+        Quotas: {
+            keys: {
+                /**
+                 * Format: int32
+                 * @description `null`: any number.
+                 */
+                limit: number | null;
+                /** Format: int32 */
+                used: number;
+            } & Record<string, unknown>;
+            lease_hours: {
+                /**
+                 * Format: int32
+                 * @description `null`: as long as the operator allows.
+                 */
+                limit: number | null;
+            } & Record<string, unknown>;
+            nodes: {
+                /**
+                 * Format: int32
+                 * @description `null`: any number.
+                 */
+                limit: number | null;
+                /** Format: int32 */
+                used: number;
+            } & Record<string, unknown>;
+            streams: {
+                /**
+                 * Format: int32
+                 * @description `null`: any number.
+                 */
+                limit: number | null;
+                /** Format: int32 */
+                used: number;
+            } & Record<string, unknown>;
+        };
         /** @description A worker, as it describes itself. */
         RegisterBody: {
             /** @description The version of the agent; none for a worker registered by hand. */
@@ -1158,13 +2141,19 @@ export interface components {
              * @description Logical CPUs.
              */
             cpu_cores?: number | null;
+            /** @description The devices that leases can have, each by its uuid; at most 64. */
+            gpu_devices?: components["schemas"]["MachineGpu"][];
             /** @description Names of its GPUs, one entry each, at most 64. */
             gpus?: string[];
-            /** @description Its sshd's host keys, `type base64` each, at most 64. */
+            /** @description Host keys of the worker's sshd, `type base64` each, at most 64. */
             host_keys?: string[];
             /** @description Unique in the fleet. */
             hostname: string;
-            /** @description Where the control plane dials its sshd: an IP address or a DNS name. */
+            /**
+             * @description Address at which the control plane dials the worker's sshd: an IP address or a DNS name. In a private
+             *     network, or where the registration comes from, or in a network that the operator named
+             *     (`ORION_WORKER_NETWORKS`).
+             */
             ip: string;
             /** @description The MAC address of its first network card, for Wake-on-LAN. */
             mac?: string | null;
@@ -1175,11 +2164,13 @@ export interface components {
             memory_mb?: number | null;
             /** Format: int64 */
             ssh_port: number;
-            /** @description At most 64. */
-            tags?: string[];
+            /** @description Labels of the worker, at most 64. */
+            tags?: components["schemas"]["Tag"][];
         };
         /** @description A worker that is a node now. */
         Registration: {
+            /** @description Fields of the body that this version does not know, and passed over. */
+            ignored?: string[];
             message: string;
             /** Format: int64 */
             node_id: number;
@@ -1187,6 +2178,24 @@ export interface components {
             node_token?: string;
             /** @description The control plane's CA, as a line for `TrustedUserCAKeys` of the node's sshd (sshd_config(5)). */
             ssh_ca: string;
+        };
+        /** @description A login of the account at a registry of images, without its password. */
+        RegistryLogin: {
+            /** Format: date-time */
+            changed_at: string;
+            registry: string;
+            /** @description Name of the user there. */
+            username: string;
+        };
+        /** @description A login at a registry. */
+        RegistryLoginBody: {
+            /**
+             * Format: password
+             * @description Password or access token; sealed, and shown nowhere.
+             */
+            password: string;
+            /** @description Name of the user there. */
+            username: string;
         };
         /** @description A lease that was released. */
         Released: {
@@ -1199,24 +2208,42 @@ export interface components {
              */
             state: components["schemas"]["LeaseState"];
         };
-        /** @description What is wanted. */
+        /** @description Properties of the requested rental. */
         RentBody: {
             /**
              * Format: int64
-             * @description There are no clusters yet: any number is refused.
+             * @description Number of a cluster; there are no clusters yet: any number is refused.
              */
             cluster_id?: number | null;
+            container?: components["schemas"]["ContainerBody"] | null;
             /**
              * Format: int64
-             * @description How many nodes; at most what the operator allows (`ORION_RENT_COUNT_MAX`, 100).
+             * @description Number of nodes; at most what the operator allows (`ORION_RENT_COUNT_MAX`, 100).
              * @default 1
              */
             count: number | null;
             /**
              * Format: double
-             * @description More than 0, a fraction is fine; at most what the operator allows (`ORION_LEASE_HOURS_MAX`, 720).
+             * @description Processor cores of a slice, such as 1.5. With `cpus` and `memory_mb` the lease is a slice of a node, beside those of
+             *     others, and has no login but its `container`.
+             */
+            cpus?: number | null;
+            /**
+             * Format: double
+             * @description Length of the lease in hours: more than 0, a fraction is fine; at most what the operator allows
+             *     (`ORION_LEASE_HOURS_MAX`, 720).
              */
             duration_hours: number;
+            /**
+             * Format: int32
+             * @description GPUs of a slice, each for this lease alone; 0 if left out.
+             */
+            gpus?: number | null;
+            /**
+             * Format: int32
+             * @description Memory of a slice in MiB.
+             */
+            memory_mb?: number | null;
             /** @description A name of your own for the lease, unique among your leases: a letter, then `a-z`, `0-9` and `-`. */
             name?: string | null;
             on_node_loss?: components["schemas"]["NodeLossPolicy"] | null;
@@ -1225,28 +2252,33 @@ export interface components {
              * @description The login's password on every node, 8 characters to 128 bytes; made for each node if left out.
              */
             ssh_password?: string | null;
-            /** @description One line of an OpenSSH public key, without options; it may log in, too. */
+            /** @description One line of an OpenSSH public key, without options, at most 4096 characters and a comment; it may log in, too. */
             ssh_public_key?: string | null;
-            /** @description Only nodes that have all of these. */
-            tags?: string[] | null;
+            /** @description Tags that each node has to have. */
+            tags?: components["schemas"]["Tag"][] | null;
         };
         /** @description A lease. */
         Rental: {
             /** @description Whether the node knows the lease's present end. */
             applied: boolean;
-            /** @description The login's name. */
-            client_user: string;
-            /** @description Who closes the login at the end: `node` (also when the control plane is away), or `control plane only`. */
+            /** @description The login's name; `null` for a slice, which has no login. */
+            client_user: string | null;
+            /** @description Its containers that were not removed; only where one lease is shown. */
+            containers?: components["schemas"]["Container"][];
+            /**
+             * @description Component that closes the login at the end: `node` (also when the control plane is away), or `control
+             *     plane only`.
+             */
             deadline: string;
             drain: components["schemas"]["RentalDrain"] | null;
-            /** @description Its events, oldest first, 200 at most; only where one lease is shown. */
+            /** @description Events of the lease, oldest first, 200 at most; only where one lease is shown. */
             events?: components["schemas"]["Event"][];
             /**
              * Format: int64
              * @description Seconds after `leased_until` at which the node itself closes the login.
              */
             grace_s: number;
-            /** @description Where the login is; `null` while there is none. */
+            /** @description Address of the login; `null` while there is none. */
             host_ip: string | null;
             /** @description Lines for a `known_hosts` file. */
             known_hosts: string | null;
@@ -1266,7 +2298,8 @@ export interface components {
             on_node_loss: components["schemas"]["NodeLossPolicy"];
             /** Format: int64 */
             rental_id: number;
-            /** @description For a terminal. */
+            slice: components["schemas"]["Slice"] | null;
+            /** @description Command that logs in from a terminal. */
             ssh_command: string | null;
             /** Format: int32 */
             ssh_port: number | null;
@@ -1278,16 +2311,16 @@ export interface components {
             /** Format: int64 */
             user_id: number;
         };
-        /** @description What becomes of a lease whose node is emptied. */
+        /** @description Drain of a lease's node, with its effect on the lease. */
         RentalDrain: {
             /**
              * Format: date-time
-             * @description Until when the login can work there; `null`: as long as it takes.
+             * @description Time until which the login can work on the node; `null`: no deadline.
              */
             deadline: string | null;
-            /** @description What happens, in a sentence, by the lease's `on_node_loss`. */
+            /** @description Sentence that says what happens to the lease, by its `on_node_loss`. */
             plan: string;
-            /** @description Why the node is emptied. */
+            /** @description Reason for the drain of the node. */
             reason: string;
             /** Format: date-time */
             since: string;
@@ -1305,25 +2338,27 @@ export interface components {
              * @description `null` while it is there.
              */
             to: string | null;
-            /** @description Why it left. */
+            /** @description Reason for which the lease left the node. */
             why: string | null;
         };
         /** @description One rented node, as `POST /api/rent` gives it: the only reply that holds the password. */
         RentalTicket: {
-            /** @description The login's password. */
-            client_pass: string;
-            /** @description The login's name. */
-            client_user: string;
-            /** @description Where its sshd is. */
+            /** @description The login's password; `null` for a slice. */
+            client_pass: string | null;
+            /** @description The login's name; `null` for a slice, which has no login. */
+            client_user: string | null;
+            /** @description The lease's containers, as they were when the reply was given; only with a `container`. */
+            containers?: components["schemas"]["Container"][];
+            /** @description Address of the node's sshd. */
             host_ip: string;
-            /** @description Lines for a `known_hosts` file. */
-            known_hosts: string;
+            /** @description Lines for a `known_hosts` file; `null` for a slice. */
+            known_hosts: string | null;
             /**
              * Format: date-time
-             * @description When the lease ends.
+             * @description End of the lease.
              */
             leased_until: string;
-            /** @description Its name, if it has one. */
+            /** @description Name of the lease, if it has one. */
             name?: string;
             /**
              * Format: int64
@@ -1337,24 +2372,26 @@ export interface components {
              * @description The lease.
              */
             rental_id: number;
-            /** @description For a terminal. */
-            ssh_command: string;
+            /** @description Command that logs in from a terminal; `null` for a slice. */
+            ssh_command: string | null;
             /**
              * Format: int32
              * @description And on which port.
              */
             ssh_port: number;
+            /** @description State of the lease; only with a `container`. */
+            state?: components["schemas"]["LeaseState"];
         };
-        /** @description What a reset came to. */
+        /** @description Outcome of a reset. */
         ResetReport: {
-            /** @description How many nodes were forgotten; their agents register again. */
+            /** @description Number of nodes that were forgotten; their agents register again. */
             forgotten: number;
             /** @description The nodes that could not be cleaned, and are kept until they are. */
             kept: components["schemas"]["KeptNode"][];
             message: string;
         };
         /**
-         * @description What an account may do.
+         * @description Rights of an account.
          * @enum {string}
          */
         Role: "user" | "admin";
@@ -1362,40 +2399,129 @@ export interface components {
         SchedulerHealth: {
             /**
              * Format: date-time
-             * @description When one passed last.
+             * @description Time of a scheduler's last pass.
              */
             last_pass: string | null;
             /** @description `up`, or `down` when none has passed for 30 s. */
             status: string;
         };
-        /** @description What a join token is to be good for. All of it may be left out. */
+        /** @description Name and password of a new account. */
+        SignUpBody: {
+            /** @description An invitation, where sign-up wants one (`ORION_SIGNUP=invite`). */
+            invite?: string | null;
+            /**
+             * Format: password
+             * @description 8 characters to 128 bytes, no control characters.
+             */
+            password: string;
+            /** @description 1 to 31 of `a-z`, `0-9`, `-` and `_`, the first a letter; it is also the name of the login on nodes. */
+            username: string;
+        };
+        /** @description What a slice has of its node. */
+        Slice: {
+            /**
+             * Format: double
+             * @description Processor cores.
+             */
+            cpus: number;
+            /**
+             * Format: int32
+             * @description Number of GPUs, each for this lease alone.
+             */
+            gpus: number;
+            /**
+             * Format: int32
+             * @description Memory in MiB.
+             */
+            memory_mb: number;
+        };
+        /** @description A label of a node, like `gpu` or `rack-3`. */
+        Tag: string;
+        /** @description A background task of the schedulers, with its last run. */
+        TaskView: {
+            /** @description Reason for the failure of the last run; only for admins. */
+            error?: string;
+            /**
+             * Format: int32
+             * @description Runs that failed in a row.
+             */
+            failures: number;
+            /** @description Pieces of work that the last run found, if it succeeded. */
+            found: number | null;
+            /**
+             * Format: date-time
+             * @description Start of the last run that ended; `null` before the first.
+             */
+            last_run: string | null;
+            /** @description Name of the task, such as `expire`. */
+            name: string;
+            /**
+             * Format: date-time
+             * @description Start of the run in progress.
+             */
+            running_since: string | null;
+            /** @description Pieces of work that the last run did or started. */
+            started: number | null;
+            /** @description `ok`, `failing` when its last run failed, `hanging` when its present run takes much too long. */
+            state: string;
+            /**
+             * Format: int64
+             * @description Duration of the last run that ended, in milliseconds.
+             */
+            took_ms: number | null;
+        };
+        /** @description Properties of the join token to be made. All of them may be left out. */
         TokenBody: {
             /**
              * Format: double
-             * @description How long it is good for; without an end if left out.
+             * @description Hours for which the token is valid; 168 if left out.
              */
             expires_hours?: number | null;
-            /** @description For the operator's own memory, at most 200 characters. */
+            /** @description Text for the operator's own use, at most 200 characters. */
             note?: string | null;
+            /** @description Whether what is left out has no limit. */
+            unlimited?: boolean;
             /**
              * Format: int64
-             * @description How many workers it is good for; any number if left out.
+             * @description Number of workers for which the token is valid; 100 if left out.
              */
             uses?: number | null;
         };
-        /** @description Where events are to be sent to. */
-        WebhookBody: {
+        /** @description An account, for admins. */
+        UserAccount: {
+            /** Format: date-time */
+            created_at: string;
+            /** @description Whether it may do nothing: not log in, and no token of it is good. */
+            disabled: boolean;
+            /** Format: date-time */
+            disabled_at: string | null;
             /**
-             * @description Which events: kinds such as `node.dead`, groups such as `lease.*`, or `*`, which is what is meant if it is
-             *     left out. At most 50.
+             * Format: int32
+             * @description Number of the account's leases that have not ended.
              */
-            kinds?: string[] | null;
+            leases: number;
+            /** @description Quotas of its own; `null`: as the settings say. */
+            quotas: components["schemas"]["OwnQuotas"];
+            role: components["schemas"]["Role"];
+            /** Format: int64 */
+            user_id: number;
+            username: string;
+        };
+        /**
+         * @description Whether lease accounts can log in at a node. A node is offered only while it is `open`.
+         * @enum {string}
+         */
+        WayIn: "unknown" | "open" | "shut";
+        /** @description Receiver to which events are to be sent. */
+        WebhookBody: {
+            /** @description Events to send: kinds such as `node.dead`, groups such as `lease.*`, or `*`, the default. At most 50. */
+            kinds?: components["schemas"]["KindPattern"][] | null;
             /** @description The signing secret: `whsec_` and base64 of 24 to 64 bytes. One is made if it is left out. */
             secret?: string | null;
             /** @description An `http://` or `https://` address without user and password, at most 2000 characters. */
             url: string;
         };
-        /** @description What a test came to. */
+        /** @description Outcome of a test. */
         WebhookTested: {
             delivery: components["schemas"]["DeliveryView"];
             /** @description In a sentence. */
@@ -1407,12 +2533,12 @@ export interface components {
             created_at: string;
             /**
              * Format: int64
-             * @description Who made it.
+             * @description Account that made the webhook.
              */
             created_by: number | null;
             /**
              * Format: int64
-             * @description Those of them that failed before, and are tried again.
+             * @description Pending events that failed before, and are tried again.
              */
             failing: number;
             /**
@@ -1448,6 +2574,25 @@ export interface components {
                  *       "status": 400,
                  *       "title": "Bad request",
                  *       "type": "urn:orion:problem:bad_request"
+                 *     }
+                 */
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description Internal error; the log of the control plane says what failed */
+        InternalError: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                /**
+                 * @example {
+                 *       "detail": "something went wrong on our side; the log of the control plane says what",
+                 *       "error": "something went wrong on our side; the log of the control plane says what",
+                 *       "kind": "internal",
+                 *       "status": 500,
+                 *       "title": "Internal error",
+                 *       "type": "urn:orion:problem:internal"
                  *     }
                  */
                 "application/problem+json": components["schemas"]["Problem"];
@@ -1491,7 +2636,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description There is no such thing, or none of yours */
+        /** @description Not found, or not visible to this account */
         NotFound: {
             headers: {
                 [name: string]: unknown;
@@ -1524,27 +2669,8 @@ export interface components {
                  *       "error": "the token is no longer valid; log in again",
                  *       "kind": "unauthorized",
                  *       "status": 401,
-                 *       "title": "Not logged in",
+                 *       "title": "Unauthorized",
                  *       "type": "urn:orion:problem:unauthorized"
-                 *     }
-                 */
-                "application/problem+json": components["schemas"]["Problem"];
-            };
-        };
-        /** @description Something went wrong on our side; the log says what */
-        OurFault: {
-            headers: {
-                [name: string]: unknown;
-            };
-            content: {
-                /**
-                 * @example {
-                 *       "detail": "something went wrong on our side; the log of the control plane says what",
-                 *       "error": "something went wrong on our side; the log of the control plane says what",
-                 *       "kind": "internal",
-                 *       "status": 500,
-                 *       "title": "Internal error",
-                 *       "type": "urn:orion:problem:internal"
                  *     }
                  */
                 "application/problem+json": components["schemas"]["Problem"];
@@ -1564,6 +2690,27 @@ export interface components {
                  *       "status": 413,
                  *       "title": "Body too large",
                  *       "type": "urn:orion:problem:too_large"
+                 *     }
+                 */
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description Too many requests; `Retry-After` says how many seconds to wait */
+        TooMany: {
+            headers: {
+                /** @description Seconds until it may work */
+                "Retry-After"?: number;
+                [name: string]: unknown;
+            };
+            content: {
+                /**
+                 * @example {
+                 *       "detail": "too many failed logins; try again in 42 s",
+                 *       "error": "too many failed logins; try again in 42 s",
+                 *       "kind": "too_many_requests",
+                 *       "status": 429,
+                 *       "title": "Too many requests",
+                 *       "type": "urn:orion:problem:too_many_requests"
                  *     }
                  */
                 "application/problem+json": components["schemas"]["Problem"];
@@ -1616,6 +2763,223 @@ export interface operations {
                     "text/html": string;
                 };
             };
+            400: components["responses"]["BadRequest"];
+            429: components["responses"]["TooMany"];
+        };
+    };
+    listRegistryLogins: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Without their passwords */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example [
+                     *       {
+                     *         "changed_at": "2026-03-02T09:00:00Z",
+                     *         "registry": "registry.example:5000",
+                     *         "username": "alice"
+                     *       }
+                     *     ]
+                     */
+                    "application/json": components["schemas"]["RegistryLogin"][];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    showRegistryLogin: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description Host of the registry, with its port if it is not 443
+                 * @example registry.example:5000
+                 */
+                registry: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Without its password */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "changed_at": "2026-03-02T09:00:00Z",
+                     *       "registry": "registry.example:5000",
+                     *       "username": "alice"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["RegistryLogin"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            /** @description You have no login there */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "you have no login at registry.example:5000; GET /api/account/registries lists yours",
+                     *       "error": "you have no login at registry.example:5000; GET /api/account/registries lists yours",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    keepRegistryLogin: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description Host of the registry, with its port if it is not 443
+                 * @example registry.example:5000
+                 */
+                registry: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "password": "an access token",
+                 *       "username": "alice"
+                 *     }
+                 */
+                "application/json": components["schemas"]["RegistryLoginBody"];
+            };
+        };
+        responses: {
+            /** @description It is kept, in place of an older one */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "changed_at": "2026-03-02T09:00:00Z",
+                     *       "registry": "registry.example:5000",
+                     *       "username": "alice"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["RegistryLogin"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            404: components["responses"]["NotFound"];
+            /** @description You have logins at 50 registries */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "you have logins at 50 registries already; remove one first",
+                     *       "error": "you have logins at 50 registries already; remove one first",
+                     *       "kind": "too_many_logins",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:too_many_logins"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            413: components["responses"]["TooLarge"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    removeRegistryLogin: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description Host of the registry, with its port if it is not 443
+                 * @example registry.example:5000
+                 */
+                registry: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The login is forgotten */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "message": "Login forgotten"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Message"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            /** @description You have no login there */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "you have no login at registry.example:5000; GET /api/account/registries lists yours",
+                     *       "error": "you have no login at registry.example:5000; GET /api/account/registries lists yours",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
         };
     };
     showBrake: {
@@ -1644,9 +3008,11 @@ export interface operations {
                     "application/json": components["schemas"]["BrakeView"];
                 };
             };
+            400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
             403: components["responses"]["NotAllowed"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1690,7 +3056,54 @@ export interface operations {
             401: components["responses"]["NotLoggedIn"];
             403: components["responses"]["NotAllowed"];
             413: components["responses"]["TooLarge"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    createInvite: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "expires_hours": 48,
+                 *       "note": "for Bob",
+                 *       "uses": 1
+                 *     }
+                 */
+                "application/json": components["schemas"]["InviteBody"];
+            };
+        };
+        responses: {
+            /** @description The invitation */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "expires_at": "2026-03-02T11:00:00Z",
+                     *       "id": 4,
+                     *       "invite": "orion-invite_Qm4T1c8ZrE6xHs0uKpWv2g",
+                     *       "uses": 1
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Invite"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            403: components["responses"]["NotAllowed"];
+            413: components["responses"]["TooLarge"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1775,7 +3188,99 @@ export interface operations {
                 };
             };
             413: components["responses"]["TooLarge"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    declareNodeDead: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The node's number
+                 * @example 3
+                 */
+                id: number;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "reason": "its power supply burnt"
+                 *     }
+                 */
+                "application/json": components["schemas"]["DeclareDeadBody"];
+            };
+        };
+        responses: {
+            /** @description The node counts as dead */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "ended": [],
+                     *       "message": "The node counts as dead",
+                     *       "moving": [
+                     *         17
+                     *       ],
+                     *       "node_id": 3
+                     *     }
+                     */
+                    "application/json": components["schemas"]["NodeDeclaredDead"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            403: components["responses"]["NotAllowed"];
+            /** @description There is no such node */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "there is no node 3",
+                     *       "error": "there is no node 3",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `node_alive`: the node answers. `node_dead`: it is dead already */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "node 3 is alive and cannot be declared dead",
+                     *       "error": "node 3 is alive and cannot be declared dead",
+                     *       "hint": "empty it instead: orion nodes drain 3",
+                     *       "kind": "node_alive",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:node_alive"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            413: components["responses"]["TooLarge"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1816,6 +3321,39 @@ export interface operations {
                      *       "node": {
                      *         "agent": "up",
                      *         "allocated": true,
+                     *         "capacity": {
+                     *           "cpus": {
+                     *             "free": 0,
+                     *             "held": 16,
+                     *             "total": 16
+                     *           },
+                     *           "gpu_devices": [
+                     *             {
+                     *               "held": true,
+                     *               "memory_mb": 23034,
+                     *               "model": "NVIDIA L4",
+                     *               "number": 0,
+                     *               "present": true,
+                     *               "uuid": "GPU-5b1c2d9e-7a4f-4c0e-9d3b-1f6a8e2c7b90"
+                     *             }
+                     *           ],
+                     *           "gpus": {
+                     *             "free": 0,
+                     *             "held": 1,
+                     *             "total": 1
+                     *           },
+                     *           "memory_mb": {
+                     *             "free": 0,
+                     *             "held": 65536,
+                     *             "total": 65536
+                     *           },
+                     *           "shrunk": false
+                     *         },
+                     *         "containers": {
+                     *           "engine": "docker 20.10.24 (API 1.41)",
+                     *           "offered": true,
+                     *           "reason": null
+                     *         },
                      *         "cpu_cores": 16,
                      *         "dirty": false,
                      *         "drain": {
@@ -1841,6 +3379,15 @@ export interface operations {
                      *           "rental_id": 17,
                      *           "user_id": 7
                      *         },
+                     *         "leases": [
+                     *           {
+                     *             "active": true,
+                     *             "leased_from": "2026-03-02T09:00:00Z",
+                     *             "leased_until": "2026-03-02T11:00:00Z",
+                     *             "rental_id": 17,
+                     *             "user_id": 7
+                     *           }
+                     *         ],
                      *         "memory_mb": 65536,
                      *         "node_id": 3,
                      *         "offerable": false,
@@ -1850,7 +3397,11 @@ export interface operations {
                      *         "status_reason": "new disks",
                      *         "tags": [
                      *           "gpu"
-                     *         ]
+                     *         ],
+                     *         "way_in": "open",
+                     *         "way_in_at": "2026-03-01T18:59:30Z",
+                     *         "way_in_reason": null,
+                     *         "way_in_since": "2026-03-01T18:00:00Z"
                      *       }
                      *     }
                      */
@@ -1880,7 +3431,8 @@ export interface operations {
                 };
             };
             413: components["responses"]["TooLarge"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1954,8 +3506,8 @@ export interface operations {
                 content: {
                     /**
                      * @example {
-                     *       "detail": "lease 17 is on node 3",
-                     *       "error": "lease 17 is on node 3",
+                     *       "detail": "lease 17 is on node 3, which cannot be forgotten before",
+                     *       "error": "lease 17 is on node 3, which cannot be forgotten before",
                      *       "hint": "end the lease first (orion release 17) or empty the node (orion nodes drain 3)",
                      *       "kind": "node_leased",
                      *       "status": 409,
@@ -1967,7 +3519,8 @@ export interface operations {
                 };
             };
             413: components["responses"]["TooLarge"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2001,6 +3554,7 @@ export interface operations {
                     "application/json": components["schemas"]["NodeMessage"];
                 };
             };
+            400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
             403: components["responses"]["NotAllowed"];
             /** @description There is no such node */
@@ -2030,8 +3584,8 @@ export interface operations {
                 content: {
                     /**
                      * @example {
-                     *       "detail": "node 3 is not in quarantine",
-                     *       "error": "node 3 is not in quarantine",
+                     *       "detail": "node 3 is not in quarantine and cannot be taken out of it",
+                     *       "error": "node 3 is not in quarantine and cannot be taken out of it",
                      *       "kind": "not_quarantined",
                      *       "status": 409,
                      *       "title": "Conflict",
@@ -2041,7 +3595,8 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2072,6 +3627,39 @@ export interface operations {
                      *       "node": {
                      *         "agent": "up",
                      *         "allocated": true,
+                     *         "capacity": {
+                     *           "cpus": {
+                     *             "free": 0,
+                     *             "held": 16,
+                     *             "total": 16
+                     *           },
+                     *           "gpu_devices": [
+                     *             {
+                     *               "held": true,
+                     *               "memory_mb": 23034,
+                     *               "model": "NVIDIA L4",
+                     *               "number": 0,
+                     *               "present": true,
+                     *               "uuid": "GPU-5b1c2d9e-7a4f-4c0e-9d3b-1f6a8e2c7b90"
+                     *             }
+                     *           ],
+                     *           "gpus": {
+                     *             "free": 0,
+                     *             "held": 1,
+                     *             "total": 1
+                     *           },
+                     *           "memory_mb": {
+                     *             "free": 0,
+                     *             "held": 65536,
+                     *             "total": 65536
+                     *           },
+                     *           "shrunk": false
+                     *         },
+                     *         "containers": {
+                     *           "engine": "docker 20.10.24 (API 1.41)",
+                     *           "offered": true,
+                     *           "reason": null
+                     *         },
                      *         "cpu_cores": 16,
                      *         "dirty": false,
                      *         "drain": null,
@@ -2087,6 +3675,15 @@ export interface operations {
                      *           "rental_id": 17,
                      *           "user_id": 7
                      *         },
+                     *         "leases": [
+                     *           {
+                     *             "active": true,
+                     *             "leased_from": "2026-03-02T09:00:00Z",
+                     *             "leased_until": "2026-03-02T11:00:00Z",
+                     *             "rental_id": 17,
+                     *             "user_id": 7
+                     *           }
+                     *         ],
                      *         "memory_mb": 65536,
                      *         "node_id": 3,
                      *         "offerable": false,
@@ -2096,13 +3693,18 @@ export interface operations {
                      *         "status_reason": "SSH answers",
                      *         "tags": [
                      *           "gpu"
-                     *         ]
+                     *         ],
+                     *         "way_in": "open",
+                     *         "way_in_at": "2026-03-01T18:59:30Z",
+                     *         "way_in_reason": null,
+                     *         "way_in_since": "2026-03-01T18:00:00Z"
                      *       }
                      *     }
                      */
                     "application/json": components["schemas"]["DrainReply"];
                 };
             };
+            400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
             403: components["responses"]["NotAllowed"];
             /** @description There is no such node */
@@ -2132,8 +3734,8 @@ export interface operations {
                 content: {
                     /**
                      * @example {
-                     *       "detail": "node 3 is not being drained",
-                     *       "error": "node 3 is not being drained",
+                     *       "detail": "node 3 is not being drained and cannot be undrained",
+                     *       "error": "node 3 is not being drained and cannot be undrained",
                      *       "kind": "not_draining",
                      *       "status": 409,
                      *       "title": "Conflict",
@@ -2143,7 +3745,640 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    listUsers: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Greatest number of entries in the reply.
+                 * @example 100
+                 */
+                limit?: number;
+                /**
+                 * @description Position to go on from: the id of the last entry that was given. The `Link` header of a full page has
+                 *     the whole address of the next one.
+                 * @example 17
+                 */
+                cursor?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The accounts, by number */
+            200: {
+                headers: {
+                    /** @description The next page, after a full one (RFC 8288): `</api/admin/users?limit=100&cursor=17>; rel="next"` */
+                    Link?: string | null;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example [
+                     *       {
+                     *         "created_at": "2026-03-02T09:00:00Z",
+                     *         "disabled": false,
+                     *         "disabled_at": null,
+                     *         "leases": 1,
+                     *         "quotas": {
+                     *           "keys": null,
+                     *           "lease_hours": null,
+                     *           "nodes": null,
+                     *           "streams": null
+                     *         },
+                     *         "role": "user",
+                     *         "user_id": 8,
+                     *         "username": "bob"
+                     *       }
+                     *     ]
+                     */
+                    "application/json": components["schemas"]["UserAccount"][];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            403: components["responses"]["NotAllowed"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    showUser: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The account's number, or its user name
+                 * @example bob
+                 */
+                user: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The account */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "created_at": "2026-03-02T09:00:00Z",
+                     *       "disabled": false,
+                     *       "disabled_at": null,
+                     *       "leases": 1,
+                     *       "quotas": {
+                     *         "keys": null,
+                     *         "lease_hours": null,
+                     *         "nodes": null,
+                     *         "streams": null
+                     *       },
+                     *       "role": "user",
+                     *       "user_id": 8,
+                     *       "username": "bob"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["UserAccount"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            403: components["responses"]["NotAllowed"];
+            /** @description There is no such account */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "there is no account 'bob'; GET /api/admin/users lists them",
+                     *       "error": "there is no account 'bob'; GET /api/admin/users lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    demoteUser: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The account's number, or its user name
+                 * @example bob
+                 */
+                user: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The account is a user's */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "message": "Account demoted",
+                     *       "user": {
+                     *         "created_at": "2026-03-02T09:00:00Z",
+                     *         "disabled": false,
+                     *         "disabled_at": null,
+                     *         "leases": 1,
+                     *         "quotas": {
+                     *           "keys": null,
+                     *           "lease_hours": null,
+                     *           "nodes": null,
+                     *           "streams": null
+                     *         },
+                     *         "role": "user",
+                     *         "user_id": 8,
+                     *         "username": "bob"
+                     *       }
+                     *     }
+                     */
+                    "application/json": components["schemas"]["AccountReply"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            403: components["responses"]["NotAllowed"];
+            /** @description There is no such account */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "there is no account 'bob'; GET /api/admin/users lists them",
+                     *       "error": "there is no account 'bob'; GET /api/admin/users lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `last_admin`: it is the last admin */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "'bob' is the last admin; make another one first",
+                     *       "error": "'bob' is the last admin; make another one first",
+                     *       "hint": "orion users promote NAME",
+                     *       "kind": "last_admin",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:last_admin"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    disableUser: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The account's number, or its user name
+                 * @example bob
+                 */
+                user: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                /**
+                 * @example {
+                 *       "leases": "end"
+                 *     }
+                 */
+                "application/json": components["schemas"]["DisableBody"] | null;
+            };
+        };
+        responses: {
+            /** @description The account is disabled */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "leases": [
+                     *         {
+                     *           "leased_until": "2026-03-02T11:00:00Z",
+                     *           "name": "training",
+                     *           "rental_id": 17,
+                     *           "state": "ended"
+                     *         }
+                     *       ],
+                     *       "message": "Account disabled",
+                     *       "user": {
+                     *         "created_at": "2026-03-02T09:00:00Z",
+                     *         "disabled": true,
+                     *         "disabled_at": "2026-03-02T11:00:00Z",
+                     *         "leases": 0,
+                     *         "quotas": {
+                     *           "keys": null,
+                     *           "lease_hours": null,
+                     *           "nodes": null,
+                     *           "streams": null
+                     *         },
+                     *         "role": "user",
+                     *         "user_id": 8,
+                     *         "username": "bob"
+                     *       }
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Disabled"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            403: components["responses"]["NotAllowed"];
+            /** @description There is no such account */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "there is no account 'bob'; GET /api/admin/users lists them",
+                     *       "error": "there is no account 'bob'; GET /api/admin/users lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `last_admin`: it is the last admin */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "'bob' is the last admin; make another one first",
+                     *       "error": "'bob' is the last admin; make another one first",
+                     *       "hint": "orion users promote NAME",
+                     *       "kind": "last_admin",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:last_admin"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            413: components["responses"]["TooLarge"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    enableUser: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The account's number, or its user name
+                 * @example bob
+                 */
+                user: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The account is enabled */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "message": "Account enabled",
+                     *       "user": {
+                     *         "created_at": "2026-03-02T09:00:00Z",
+                     *         "disabled": false,
+                     *         "disabled_at": null,
+                     *         "leases": 1,
+                     *         "quotas": {
+                     *           "keys": null,
+                     *           "lease_hours": null,
+                     *           "nodes": null,
+                     *           "streams": null
+                     *         },
+                     *         "role": "user",
+                     *         "user_id": 8,
+                     *         "username": "bob"
+                     *       }
+                     *     }
+                     */
+                    "application/json": components["schemas"]["AccountReply"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            403: components["responses"]["NotAllowed"];
+            /** @description There is no such account */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "there is no account 'bob'; GET /api/admin/users lists them",
+                     *       "error": "there is no account 'bob'; GET /api/admin/users lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    setUserPassword: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The account's number, or its user name
+                 * @example bob
+                 */
+                user: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "password": "correct horse battery"
+                 *     }
+                 */
+                "application/json": components["schemas"]["NewPasswordBody"];
+            };
+        };
+        responses: {
+            /** @description The account has it */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "message": "Password set",
+                     *       "user": {
+                     *         "created_at": "2026-03-02T09:00:00Z",
+                     *         "disabled": false,
+                     *         "disabled_at": null,
+                     *         "leases": 1,
+                     *         "quotas": {
+                     *           "keys": null,
+                     *           "lease_hours": null,
+                     *           "nodes": null,
+                     *           "streams": null
+                     *         },
+                     *         "role": "user",
+                     *         "user_id": 8,
+                     *         "username": "bob"
+                     *       }
+                     *     }
+                     */
+                    "application/json": components["schemas"]["AccountReply"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            403: components["responses"]["NotAllowed"];
+            /** @description There is no such account */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "there is no account 'bob'; GET /api/admin/users lists them",
+                     *       "error": "there is no account 'bob'; GET /api/admin/users lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            413: components["responses"]["TooLarge"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    promoteUser: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The account's number, or its user name
+                 * @example bob
+                 */
+                user: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The account is an admin's */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "message": "Account promoted",
+                     *       "user": {
+                     *         "created_at": "2026-03-02T09:00:00Z",
+                     *         "disabled": false,
+                     *         "disabled_at": null,
+                     *         "leases": 1,
+                     *         "quotas": {
+                     *           "keys": null,
+                     *           "lease_hours": null,
+                     *           "nodes": null,
+                     *           "streams": null
+                     *         },
+                     *         "role": "admin",
+                     *         "user_id": 8,
+                     *         "username": "bob"
+                     *       }
+                     *     }
+                     */
+                    "application/json": components["schemas"]["AccountReply"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            403: components["responses"]["NotAllowed"];
+            /** @description There is no such account */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "there is no account 'bob'; GET /api/admin/users lists them",
+                     *       "error": "there is no account 'bob'; GET /api/admin/users lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    setUserQuotas: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The account's number, or its user name
+                 * @example bob
+                 */
+                user: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "lease_hours": 720,
+                 *       "nodes": 8
+                 *     }
+                 */
+                "application/json": components["schemas"]["OwnQuotas"];
+            };
+        };
+        responses: {
+            /** @description The account has them */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "message": "Quotas set",
+                     *       "user": {
+                     *         "created_at": "2026-03-02T09:00:00Z",
+                     *         "disabled": false,
+                     *         "disabled_at": null,
+                     *         "leases": 1,
+                     *         "quotas": {
+                     *           "keys": null,
+                     *           "lease_hours": 720,
+                     *           "nodes": 8,
+                     *           "streams": null
+                     *         },
+                     *         "role": "user",
+                     *         "user_id": 8,
+                     *         "username": "bob"
+                     *       }
+                     *     }
+                     */
+                    "application/json": components["schemas"]["AccountReply"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            403: components["responses"]["NotAllowed"];
+            /** @description There is no such account */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "there is no account 'bob'; GET /api/admin/users lists them",
+                     *       "error": "there is no account 'bob'; GET /api/admin/users lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            413: components["responses"]["TooLarge"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2192,9 +4427,11 @@ export interface operations {
                     "application/json": components["schemas"]["WebhookView"][];
                 };
             };
+            400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
             403: components["responses"]["NotAllowed"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2270,7 +4507,8 @@ export interface operations {
             };
             413: components["responses"]["TooLarge"];
             422: components["responses"]["KeyReused"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2303,6 +4541,7 @@ export interface operations {
                     "application/json": components["schemas"]["Message"];
                 };
             };
+            400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
             403: components["responses"]["NotAllowed"];
             /** @description There is no such webhook */
@@ -2313,8 +4552,8 @@ export interface operations {
                 content: {
                     /**
                      * @example {
-                     *       "detail": "there is no webhook 2; GET /api/admin/webhooks lists them",
-                     *       "error": "there is no webhook 2; GET /api/admin/webhooks lists them",
+                     *       "detail": "there is no node 3",
+                     *       "error": "there is no node 3",
                      *       "kind": "not_found",
                      *       "status": 404,
                      *       "title": "Not found",
@@ -2324,7 +4563,8 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2367,6 +4607,7 @@ export interface operations {
                     "application/json": components["schemas"]["WebhookTested"];
                 };
             };
+            400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
             403: components["responses"]["NotAllowed"];
             /** @description There is no such webhook */
@@ -2377,8 +4618,8 @@ export interface operations {
                 content: {
                     /**
                      * @example {
-                     *       "detail": "there is no webhook 2; GET /api/admin/webhooks lists them",
-                     *       "error": "there is no webhook 2; GET /api/admin/webhooks lists them",
+                     *       "detail": "there is no node 3",
+                     *       "error": "there is no node 3",
                      *       "kind": "not_found",
                      *       "status": 404,
                      *       "title": "Not found",
@@ -2388,7 +4629,97 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    mayVisit: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The visitor is the owner */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The ticket is changed for a cookie */
+            303: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["BadRequest"];
+            /** @description No good cookie came with it */
+            401: {
+                headers: {
+                    /** @description `Bearer` */
+                    "WWW-Authenticate"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "this page is its owner's alone",
+                     *       "error": "this page is its owner's alone",
+                     *       "hint": "open it: orion open LEASE CONTAINER",
+                     *       "kind": "unauthorized",
+                     *       "status": 401,
+                     *       "title": "Unauthorized",
+                     *       "type": "urn:orion:problem:unauthorized"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The ticket was used already, or is too old */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "this link was used already, or is too old; get another one: orion open LEASE CONTAINER",
+                     *       "error": "this link was used already, or is too old; get another one: orion open LEASE CONTAINER",
+                     *       "kind": "forbidden",
+                     *       "status": 403,
+                     *       "title": "Not allowed",
+                     *       "type": "urn:orion:problem:forbidden"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Nothing has this name */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "nothing has this name",
+                     *       "error": "nothing has this name",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2415,8 +4746,90 @@ export interface operations {
                     "application/json": components["schemas"]["Message"];
                 };
             };
+            400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    changePassword: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "new_password": "correct horse battery staple",
+                 *       "old_password": "the one until now"
+                 *     }
+                 */
+                "application/json": components["schemas"]["PasswordBody"];
+            };
+        };
+        responses: {
+            /** @description The password is changed; a new token */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "token": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.c2lnbmF0dXJl"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["AccessToken"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            /** @description The old password is wrong */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the old password is wrong",
+                     *       "error": "the old password is wrong",
+                     *       "kind": "forbidden",
+                     *       "status": 403,
+                     *       "title": "Not allowed",
+                     *       "type": "urn:orion:problem:forbidden"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            413: components["responses"]["TooLarge"];
+            /** @description Too many failed tries; `Retry-After` says how many seconds to wait */
+            429: {
+                headers: {
+                    /** @description Seconds until it may work */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "too many failed logins; try again in 42 s",
+                     *       "error": "too many failed logins; try again in 42 s",
+                     *       "kind": "too_many_requests",
+                     *       "status": 429,
+                     *       "title": "Too many requests",
+                     *       "type": "urn:orion:problem:too_many_requests"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2461,7 +4874,8 @@ export interface operations {
             };
             400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2507,6 +4921,25 @@ export interface operations {
             };
             400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
+            /** @description `quota_exceeded`: the lease would be too long in all */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "this needs an admin's account",
+                     *       "error": "this needs an admin's account",
+                     *       "kind": "forbidden",
+                     *       "status": 403,
+                     *       "title": "Not allowed",
+                     *       "type": "urn:orion:problem:forbidden"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description You have no such lease */
             404: {
                 headers: {
@@ -2546,7 +4979,8 @@ export interface operations {
                 };
             };
             413: components["responses"]["TooLarge"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2581,13 +5015,27 @@ export interface operations {
                      *         }
                      *       },
                      *       "status": "healthy",
+                     *       "tasks": [
+                     *         {
+                     *           "failures": 0,
+                     *           "found": 0,
+                     *           "last_run": "2026-03-02T09:00:00Z",
+                     *           "name": "expire",
+                     *           "running_since": null,
+                     *           "started": 0,
+                     *           "state": "ok",
+                     *           "took_ms": 3
+                     *         }
+                     *       ],
                      *       "version": "0.1.0"
                      *     }
                      */
                     "application/json": components["schemas"]["HealthReport"];
                 };
             };
-            500: components["responses"]["OurFault"];
+            400: components["responses"]["BadRequest"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             /** @description A part is down */
             503: {
                 headers: {
@@ -2610,12 +5058,100 @@ export interface operations {
                      *         }
                      *       },
                      *       "status": "unhealthy",
+                     *       "tasks": [
+                     *         {
+                     *           "failures": 0,
+                     *           "found": 0,
+                     *           "last_run": "2026-03-02T09:00:00Z",
+                     *           "name": "expire",
+                     *           "running_since": null,
+                     *           "started": 0,
+                     *           "state": "ok",
+                     *           "took_ms": 3
+                     *         }
+                     *       ],
                      *       "version": "0.1.0"
                      *     }
                      */
                     "application/json": components["schemas"]["HealthReport"];
                 };
             };
+        };
+    };
+    testImage: {
+        parameters: {
+            query: {
+                /**
+                 * @description Name of the image, such as `debian:12`.
+                 * @example registry.example:5000/team/app:1
+                 */
+                image: string;
+                /**
+                 * @description Platform whose size is wanted; `linux/amd64` if left out and there is one.
+                 * @example linux/amd64
+                 */
+                platform?: string;
+                /**
+                 * @description A lease of yours: whether the image is on its node.
+                 * @example 17
+                 */
+                rental?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What the registry says */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "digest": "sha256:6ac2c08566499cc2415926653cf2ed7c3aedac445675a013cc09469c9e118fdd",
+                     *       "exists": true,
+                     *       "image": "docker.io/library/debian:12",
+                     *       "layers": 1,
+                     *       "on_node": null,
+                     *       "platform": "linux/amd64",
+                     *       "platforms": [
+                     *         "linux/amd64",
+                     *         "linux/arm64/v8"
+                     *       ],
+                     *       "reason": null,
+                     *       "size_bytes": 48480000
+                     *     }
+                     */
+                    "application/json": components["schemas"]["ImageTest"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            /** @description You have no such lease */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "you have no lease '17'; GET /api/rentals lists yours",
+                     *       "error": "you have no lease '17'; GET /api/rentals lists yours",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
         };
     };
     live: {
@@ -2641,7 +5177,8 @@ export interface operations {
                     "application/json": components["schemas"]["Liveness"];
                 };
             };
-            500: components["responses"]["OurFault"];
+            400: components["responses"]["BadRequest"];
+            500: components["responses"]["InternalError"];
         };
     };
     logInByOlderName: {
@@ -2692,8 +5229,27 @@ export interface operations {
                      *       "error": "wrong name or password",
                      *       "kind": "unauthorized",
                      *       "status": 401,
-                     *       "title": "Not logged in",
+                     *       "title": "Unauthorized",
                      *       "type": "urn:orion:problem:unauthorized"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `account_disabled`: the password is right, but an admin has shut the account */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the account 'alice' is disabled; ask an admin",
+                     *       "error": "the account 'alice' is disabled; ask an admin",
+                     *       "kind": "account_disabled",
+                     *       "status": 403,
+                     *       "title": "Account disabled",
+                     *       "type": "urn:orion:problem:account_disabled"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
@@ -2721,7 +5277,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            500: components["responses"]["OurFault"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2729,13 +5285,13 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description How many entries to give at most.
+                 * @description Greatest number of entries in the reply.
                  * @example 100
                  */
                 limit?: number;
                 /**
-                 * @description Where to go on: the id of the last entry that was given. The `Link` header of a full page has the whole
-                 *     address of the next one.
+                 * @description Position to go on from: the id of the last entry that was given. The `Link` header of a full page has
+                 *     the whole address of the next one.
                  * @example 17
                  */
                 cursor?: number;
@@ -2759,6 +5315,39 @@ export interface operations {
                      *       {
                      *         "agent": "up",
                      *         "allocated": true,
+                     *         "capacity": {
+                     *           "cpus": {
+                     *             "free": 0,
+                     *             "held": 16,
+                     *             "total": 16
+                     *           },
+                     *           "gpu_devices": [
+                     *             {
+                     *               "held": true,
+                     *               "memory_mb": 23034,
+                     *               "model": "NVIDIA L4",
+                     *               "number": 0,
+                     *               "present": true,
+                     *               "uuid": "GPU-5b1c2d9e-7a4f-4c0e-9d3b-1f6a8e2c7b90"
+                     *             }
+                     *           ],
+                     *           "gpus": {
+                     *             "free": 0,
+                     *             "held": 1,
+                     *             "total": 1
+                     *           },
+                     *           "memory_mb": {
+                     *             "free": 0,
+                     *             "held": 65536,
+                     *             "total": 65536
+                     *           },
+                     *           "shrunk": false
+                     *         },
+                     *         "containers": {
+                     *           "engine": "docker 20.10.24 (API 1.41)",
+                     *           "offered": true,
+                     *           "reason": null
+                     *         },
                      *         "cpu_cores": 16,
                      *         "dirty": false,
                      *         "drain": null,
@@ -2774,6 +5363,15 @@ export interface operations {
                      *           "rental_id": 17,
                      *           "user_id": 7
                      *         },
+                     *         "leases": [
+                     *           {
+                     *             "active": true,
+                     *             "leased_from": "2026-03-02T09:00:00Z",
+                     *             "leased_until": "2026-03-02T11:00:00Z",
+                     *             "rental_id": 17,
+                     *             "user_id": 7
+                     *           }
+                     *         ],
                      *         "memory_mb": 65536,
                      *         "node_id": 3,
                      *         "offerable": false,
@@ -2783,7 +5381,11 @@ export interface operations {
                      *         "status_reason": "SSH answers",
                      *         "tags": [
                      *           "gpu"
-                     *         ]
+                     *         ],
+                     *         "way_in": "open",
+                     *         "way_in_at": "2026-03-01T18:59:30Z",
+                     *         "way_in_reason": null,
+                     *         "way_in_since": "2026-03-01T18:00:00Z"
                      *       }
                      *     ]
                      */
@@ -2792,7 +5394,8 @@ export interface operations {
             };
             400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2821,6 +5424,39 @@ export interface operations {
                      * @example {
                      *       "agent": "up",
                      *       "allocated": true,
+                     *       "capacity": {
+                     *         "cpus": {
+                     *           "free": 0,
+                     *           "held": 16,
+                     *           "total": 16
+                     *         },
+                     *         "gpu_devices": [
+                     *           {
+                     *             "held": true,
+                     *             "memory_mb": 23034,
+                     *             "model": "NVIDIA L4",
+                     *             "number": 0,
+                     *             "present": true,
+                     *             "uuid": "GPU-5b1c2d9e-7a4f-4c0e-9d3b-1f6a8e2c7b90"
+                     *           }
+                     *         ],
+                     *         "gpus": {
+                     *           "free": 0,
+                     *           "held": 1,
+                     *           "total": 1
+                     *         },
+                     *         "memory_mb": {
+                     *           "free": 0,
+                     *           "held": 65536,
+                     *           "total": 65536
+                     *         },
+                     *         "shrunk": false
+                     *       },
+                     *       "containers": {
+                     *         "engine": "docker 20.10.24 (API 1.41)",
+                     *         "offered": true,
+                     *         "reason": null
+                     *       },
                      *       "cpu_cores": 16,
                      *       "dirty": false,
                      *       "drain": null,
@@ -2836,6 +5472,15 @@ export interface operations {
                      *         "rental_id": 17,
                      *         "user_id": 7
                      *       },
+                     *       "leases": [
+                     *         {
+                     *           "active": true,
+                     *           "leased_from": "2026-03-02T09:00:00Z",
+                     *           "leased_until": "2026-03-02T11:00:00Z",
+                     *           "rental_id": 17,
+                     *           "user_id": 7
+                     *         }
+                     *       ],
                      *       "memory_mb": 65536,
                      *       "node_id": 3,
                      *       "offerable": false,
@@ -2845,12 +5490,17 @@ export interface operations {
                      *       "status_reason": "SSH answers",
                      *       "tags": [
                      *         "gpu"
-                     *       ]
+                     *       ],
+                     *       "way_in": "open",
+                     *       "way_in_at": "2026-03-01T18:59:30Z",
+                     *       "way_in_reason": null,
+                     *       "way_in_since": "2026-03-01T18:00:00Z"
                      *     }
                      */
                     "application/json": components["schemas"]["Node"];
                 };
             };
+            400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
             /** @description There is no such node */
             404: {
@@ -2871,7 +5521,8 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2902,6 +5553,8 @@ export interface operations {
                     "application/json": Record<string, unknown>;
                 };
             };
+            400: components["responses"]["BadRequest"];
+            429: components["responses"]["TooMany"];
         };
     };
     release: {
@@ -2935,6 +5588,7 @@ export interface operations {
                     "application/json": components["schemas"]["Released"];
                 };
             };
+            400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
             /** @description You have no such lease */
             404: {
@@ -2955,7 +5609,8 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2989,7 +5644,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description One ticket a node: the login works */
+            /** @description One ticket a lease: the login works, and the container was begun */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -3015,8 +5670,103 @@ export interface operations {
                     "application/json": components["schemas"]["RentalTicket"][];
                 };
             };
+            /** @description The container takes longer than a minute, as for the pull of its image; its `step` says what is being done, and `Location` where to look */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example [
+                     *       {
+                     *         "client_pass": null,
+                     *         "client_user": null,
+                     *         "containers": [
+                     *           {
+                     *             "access_url": "https://17-8080.apps.example/",
+                     *             "bytes_done": 12000000,
+                     *             "bytes_total": 48500000,
+                     *             "created_at": "2026-03-02T09:00:00Z",
+                     *             "engine_id": null,
+                     *             "exit_code": null,
+                     *             "finished_at": null,
+                     *             "image": "docker.io/library/debian:12",
+                     *             "name": "web",
+                     *             "node_id": 3,
+                     *             "oom_killed": false,
+                     *             "ports": [
+                     *               {
+                     *                 "access_url": "https://17-8080.apps.example/",
+                     *                 "node_port": 20001,
+                     *                 "port": 8080
+                     *               }
+                     *             ],
+                     *             "rental_id": 17,
+                     *             "spec": {
+                     *               "args": [
+                     *                 "exec sleep 3600"
+                     *               ],
+                     *               "command": [
+                     *                 "sh",
+                     *                 "-c"
+                     *               ],
+                     *               "cpu_milli": 500,
+                     *               "gpus": 0,
+                     *               "image": "docker.io/library/debian:12",
+                     *               "memory_mb": 256,
+                     *               "name": "web",
+                     *               "ports": [
+                     *                 8080
+                     *               ],
+                     *               "public": false,
+                     *               "restart": "on-failure:3",
+                     *               "shm_mb": 64
+                     *             },
+                     *             "started_at": null,
+                     *             "state": "pulling",
+                     *             "state_reason": null,
+                     *             "state_since": "2026-03-02T09:00:00Z",
+                     *             "step": "pulling the image: 1 of 3 layers",
+                     *             "wanted": "started"
+                     *           }
+                     *         ],
+                     *         "host_ip": "10.0.0.13",
+                     *         "known_hosts": null,
+                     *         "leased_until": "2026-03-02T11:00:00Z",
+                     *         "name": "training",
+                     *         "node_id": 3,
+                     *         "node_name": "node-3",
+                     *         "rental_id": 17,
+                     *         "ssh_command": null,
+                     *         "ssh_port": 22,
+                     *         "state": "provisioning"
+                     *       }
+                     *     ]
+                     */
+                    "application/json": components["schemas"]["RentalTicket"][];
+                };
+            };
             400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
+            /** @description `quota_exceeded`: `quota` names which, `limit` is its value */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "this needs an admin's account",
+                     *       "error": "this needs an admin's account",
+                     *       "kind": "forbidden",
+                     *       "status": 403,
+                     *       "title": "Not allowed",
+                     *       "type": "urn:orion:problem:forbidden"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description You have a lease of this name already */
             409: {
                 headers: {
@@ -3038,7 +5788,8 @@ export interface operations {
             };
             413: components["responses"]["TooLarge"];
             422: components["responses"]["KeyReused"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             /** @description Too few nodes are free (`found` of them are), nothing was rented; `retry_after_s` is when the next lease ends. Or the database is away */
             503: {
                 headers: {
@@ -3070,17 +5821,17 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description How many entries to give at most.
+                 * @description Greatest number of entries in the reply.
                  * @example 100
                  */
                 limit?: number;
                 /**
-                 * @description Where to go on: the id of the last entry that was given. The `Link` header of a full page has the whole
-                 *     address of the next one.
+                 * @description Position to go on from: the id of the last entry that was given. The `Link` header of a full page has
+                 *     the whole address of the next one.
                  * @example 17
                  */
                 cursor?: number;
-                /** @description Also those that are over. */
+                /** @description Whether leases that are over are listed, too. */
                 all?: boolean;
             };
             header?: never;
@@ -3114,6 +5865,7 @@ export interface operations {
                      *         "node_name": "node-3",
                      *         "on_node_loss": "migrate",
                      *         "rental_id": 17,
+                     *         "slice": null,
                      *         "ssh_command": "ssh -p 22 alice@10.0.0.13",
                      *         "ssh_port": 22,
                      *         "state": "active",
@@ -3128,7 +5880,8 @@ export interface operations {
             };
             400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -3200,6 +5953,7 @@ export interface operations {
                      *       ],
                      *       "on_node_loss": "migrate",
                      *       "rental_id": 17,
+                     *       "slice": null,
                      *       "ssh_command": "ssh -p 22 alice@10.0.0.13",
                      *       "ssh_port": 22,
                      *       "state": "active",
@@ -3211,6 +5965,7 @@ export interface operations {
                     "application/json": components["schemas"]["Rental"];
                 };
             };
+            400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
             /** @description You have no such lease */
             404: {
@@ -3231,7 +5986,1366 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    listContainers: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The lease's number, or the name that you gave it
+                 * @example 17
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Those that were not removed, oldest first */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example [
+                     *       {
+                     *         "access_url": "https://17-8080.apps.example/",
+                     *         "bytes_done": null,
+                     *         "bytes_total": null,
+                     *         "created_at": "2026-03-02T09:00:00Z",
+                     *         "engine_id": "4f5d0c5d9b3f4a0f",
+                     *         "exit_code": null,
+                     *         "finished_at": null,
+                     *         "image": "docker.io/library/debian:12",
+                     *         "name": "web",
+                     *         "node_id": 3,
+                     *         "oom_killed": false,
+                     *         "ports": [
+                     *           {
+                     *             "access_url": "https://17-8080.apps.example/",
+                     *             "node_port": 20001,
+                     *             "port": 8080
+                     *           }
+                     *         ],
+                     *         "rental_id": 17,
+                     *         "spec": {
+                     *           "args": [
+                     *             "exec sleep 3600"
+                     *           ],
+                     *           "command": [
+                     *             "sh",
+                     *             "-c"
+                     *           ],
+                     *           "cpu_milli": 500,
+                     *           "gpus": 0,
+                     *           "image": "docker.io/library/debian:12",
+                     *           "memory_mb": 256,
+                     *           "name": "web",
+                     *           "ports": [
+                     *             8080
+                     *           ],
+                     *           "public": false,
+                     *           "restart": "on-failure:3",
+                     *           "shm_mb": 64
+                     *         },
+                     *         "started_at": "2026-03-02T09:00:00Z",
+                     *         "state": "running",
+                     *         "state_reason": null,
+                     *         "state_since": "2026-03-02T09:00:00Z",
+                     *         "step": null,
+                     *         "wanted": "started"
+                     *       }
+                     *     ]
+                     */
+                    "application/json": components["schemas"]["Container"][];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            /** @description You have no such lease */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "you have no lease '17'; GET /api/rentals lists yours",
+                     *       "error": "you have no lease '17'; GET /api/rentals lists yours",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    runContainer: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description The same key with the same body gives the same reply again; printable ASCII, your own choice
+                 * @example 8e03978e-40d5-43e8-bc93-6894a57f9324
+                 */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /**
+                 * @description The lease's number, or the name that you gave it
+                 * @example 17
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "args": [
+                 *         "exec sleep 3600"
+                 *       ],
+                 *       "command": [
+                 *         "sh",
+                 *         "-c"
+                 *       ],
+                 *       "cpus": 0.5,
+                 *       "env": {
+                 *         "WORD": "value"
+                 *       },
+                 *       "image": "debian:12",
+                 *       "memory_mb": 256,
+                 *       "name": "web",
+                 *       "ports": [
+                 *         8080
+                 *       ],
+                 *       "restart": "on-failure:3"
+                 *     }
+                 */
+                "application/json": components["schemas"]["ContainerBody"];
+            };
+        };
+        responses: {
+            /** @description It was begun: it runs, has ended already, or could not be started (`state`) */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "access_url": "https://17-8080.apps.example/",
+                     *       "bytes_done": null,
+                     *       "bytes_total": null,
+                     *       "created_at": "2026-03-02T09:00:00Z",
+                     *       "engine_id": "4f5d0c5d9b3f4a0f",
+                     *       "exit_code": null,
+                     *       "finished_at": null,
+                     *       "image": "docker.io/library/debian:12",
+                     *       "name": "web",
+                     *       "node_id": 3,
+                     *       "oom_killed": false,
+                     *       "ports": [
+                     *         {
+                     *           "access_url": "https://17-8080.apps.example/",
+                     *           "node_port": 20001,
+                     *           "port": 8080
+                     *         }
+                     *       ],
+                     *       "rental_id": 17,
+                     *       "spec": {
+                     *         "args": [
+                     *           "exec sleep 3600"
+                     *         ],
+                     *         "command": [
+                     *           "sh",
+                     *           "-c"
+                     *         ],
+                     *         "cpu_milli": 500,
+                     *         "gpus": 0,
+                     *         "image": "docker.io/library/debian:12",
+                     *         "memory_mb": 256,
+                     *         "name": "web",
+                     *         "ports": [
+                     *           8080
+                     *         ],
+                     *         "public": false,
+                     *         "restart": "on-failure:3",
+                     *         "shm_mb": 64
+                     *       },
+                     *       "started_at": "2026-03-02T09:00:00Z",
+                     *       "state": "running",
+                     *       "state_reason": null,
+                     *       "state_since": "2026-03-02T09:00:00Z",
+                     *       "step": null,
+                     *       "wanted": "started"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Container"];
+                };
+            };
+            /** @description It takes longer than a minute; `step` says what is being done, and `Location` where to look */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "access_url": "https://17-8080.apps.example/",
+                     *       "bytes_done": null,
+                     *       "bytes_total": null,
+                     *       "created_at": "2026-03-02T09:00:00Z",
+                     *       "engine_id": "4f5d0c5d9b3f4a0f",
+                     *       "exit_code": null,
+                     *       "finished_at": null,
+                     *       "image": "docker.io/library/debian:12",
+                     *       "name": "web",
+                     *       "node_id": 3,
+                     *       "oom_killed": false,
+                     *       "ports": [
+                     *         {
+                     *           "access_url": "https://17-8080.apps.example/",
+                     *           "node_port": 20001,
+                     *           "port": 8080
+                     *         }
+                     *       ],
+                     *       "rental_id": 17,
+                     *       "spec": {
+                     *         "args": [
+                     *           "exec sleep 3600"
+                     *         ],
+                     *         "command": [
+                     *           "sh",
+                     *           "-c"
+                     *         ],
+                     *         "cpu_milli": 500,
+                     *         "gpus": 0,
+                     *         "image": "docker.io/library/debian:12",
+                     *         "memory_mb": 256,
+                     *         "name": "web",
+                     *         "ports": [
+                     *           8080
+                     *         ],
+                     *         "public": false,
+                     *         "restart": "on-failure:3",
+                     *         "shm_mb": 64
+                     *       },
+                     *       "started_at": "2026-03-02T09:00:00Z",
+                     *       "state": "running",
+                     *       "state_reason": null,
+                     *       "state_since": "2026-03-02T09:00:00Z",
+                     *       "step": null,
+                     *       "wanted": "started"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Container"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            /** @description You have no such lease */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "you have no lease '17'; GET /api/rentals lists yours",
+                     *       "error": "you have no lease '17'; GET /api/rentals lists yours",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The name is taken, the lease is over, or it has as many as it may have */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the lease has a container 'web' already; choose another name, or remove that one",
+                     *       "error": "the lease has a container 'web' already; choose another name, or remove that one",
+                     *       "kind": "name_taken",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:name_taken"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            413: components["responses"]["TooLarge"];
+            422: components["responses"]["KeyReused"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    showContainer: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The lease's number, or the name that you gave it
+                 * @example 17
+                 */
+                id: string;
+                /**
+                 * @description The container's name
+                 * @example web
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The container */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "access_url": "https://17-8080.apps.example/",
+                     *       "bytes_done": null,
+                     *       "bytes_total": null,
+                     *       "created_at": "2026-03-02T09:00:00Z",
+                     *       "engine_id": "4f5d0c5d9b3f4a0f",
+                     *       "exit_code": null,
+                     *       "finished_at": null,
+                     *       "image": "docker.io/library/debian:12",
+                     *       "name": "web",
+                     *       "node_id": 3,
+                     *       "oom_killed": false,
+                     *       "ports": [
+                     *         {
+                     *           "access_url": "https://17-8080.apps.example/",
+                     *           "node_port": 20001,
+                     *           "port": 8080
+                     *         }
+                     *       ],
+                     *       "rental_id": 17,
+                     *       "spec": {
+                     *         "args": [
+                     *           "exec sleep 3600"
+                     *         ],
+                     *         "command": [
+                     *           "sh",
+                     *           "-c"
+                     *         ],
+                     *         "cpu_milli": 500,
+                     *         "gpus": 0,
+                     *         "image": "docker.io/library/debian:12",
+                     *         "memory_mb": 256,
+                     *         "name": "web",
+                     *         "ports": [
+                     *           8080
+                     *         ],
+                     *         "public": false,
+                     *         "restart": "on-failure:3",
+                     *         "shm_mb": 64
+                     *       },
+                     *       "started_at": "2026-03-02T09:00:00Z",
+                     *       "state": "running",
+                     *       "state_reason": null,
+                     *       "state_since": "2026-03-02T09:00:00Z",
+                     *       "step": null,
+                     *       "wanted": "started"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Container"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            /** @description You have no such lease, or it has no such container */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "error": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    removeContainer: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The lease's number, or the name that you gave it
+                 * @example 17
+                 */
+                id: string;
+                /**
+                 * @description The container's name
+                 * @example web
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is removed, or will be as soon as its node answers */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "access_url": "https://17-8080.apps.example/",
+                     *       "bytes_done": null,
+                     *       "bytes_total": null,
+                     *       "created_at": "2026-03-02T09:00:00Z",
+                     *       "engine_id": "4f5d0c5d9b3f4a0f",
+                     *       "exit_code": null,
+                     *       "finished_at": null,
+                     *       "image": "docker.io/library/debian:12",
+                     *       "name": "web",
+                     *       "node_id": 3,
+                     *       "oom_killed": false,
+                     *       "ports": [
+                     *         {
+                     *           "access_url": "https://17-8080.apps.example/",
+                     *           "node_port": 20001,
+                     *           "port": 8080
+                     *         }
+                     *       ],
+                     *       "rental_id": 17,
+                     *       "spec": {
+                     *         "args": [
+                     *           "exec sleep 3600"
+                     *         ],
+                     *         "command": [
+                     *           "sh",
+                     *           "-c"
+                     *         ],
+                     *         "cpu_milli": 500,
+                     *         "gpus": 0,
+                     *         "image": "docker.io/library/debian:12",
+                     *         "memory_mb": 256,
+                     *         "name": "web",
+                     *         "ports": [
+                     *           8080
+                     *         ],
+                     *         "public": false,
+                     *         "restart": "on-failure:3",
+                     *         "shm_mb": 64
+                     *       },
+                     *       "started_at": "2026-03-02T09:00:00Z",
+                     *       "state": "running",
+                     *       "state_reason": null,
+                     *       "state_since": "2026-03-02T09:00:00Z",
+                     *       "step": null,
+                     *       "wanted": "started"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Container"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            /** @description You have no such lease, or it has no such container */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "error": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The lease is over */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the container, or its lease, is over",
+                     *       "error": "the container, or its lease, is over",
+                     *       "kind": "lease_over",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:lease_over"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    execInContainer: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The lease's number, or the name that you gave it
+                 * @example 17
+                 */
+                id: string;
+                /**
+                 * @description The container's name
+                 * @example web
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The socket is open */
+            101: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description This is no WebSocket's handshake */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "Connection header did not include 'upgrade'",
+                     *       "error": "Connection header did not include 'upgrade'",
+                     *       "kind": "bad_request",
+                     *       "status": 400,
+                     *       "title": "Bad request",
+                     *       "type": "urn:orion:problem:bad_request"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: components["responses"]["NotLoggedIn"];
+            /** @description You have no such lease, or it has no such container */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "error": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description It does not run */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the container does not run; it is exited",
+                     *       "error": "the container does not run; it is exited",
+                     *       "kind": "container_state",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:container_state"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too many requests, or commands */
+            429: {
+                headers: {
+                    /** @description Seconds until it may work */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "too many failed logins; try again in 42 s",
+                     *       "error": "too many failed logins; try again in 42 s",
+                     *       "kind": "too_many_requests",
+                     *       "status": 429,
+                     *       "title": "Too many requests",
+                     *       "type": "urn:orion:problem:too_many_requests"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    forwardToContainer: {
+        parameters: {
+            query: {
+                /**
+                 * @description Port in the container; it need not be published.
+                 * @example 8080
+                 */
+                port: number;
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description The lease's number, or the name that you gave it
+                 * @example 17
+                 */
+                id: string;
+                /**
+                 * @description The container's name
+                 * @example web
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The connection is open */
+            101: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description This is no WebSocket's handshake */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "Connection header did not include 'upgrade'",
+                     *       "error": "Connection header did not include 'upgrade'",
+                     *       "kind": "bad_request",
+                     *       "status": 400,
+                     *       "title": "Bad request",
+                     *       "type": "urn:orion:problem:bad_request"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: components["responses"]["NotLoggedIn"];
+            /** @description You have no such lease, or it has no such container */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "error": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description It does not run, or nobody listens at the port */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "conflict: nobody listens at port 8080 of the container",
+                     *       "error": "conflict: nobody listens at port 8080 of the container",
+                     *       "kind": "container_state",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:container_state"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too many requests, or connections */
+            429: {
+                headers: {
+                    /** @description Seconds until it may work */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "too many failed logins; try again in 42 s",
+                     *       "error": "too many failed logins; try again in 42 s",
+                     *       "kind": "too_many_requests",
+                     *       "status": 429,
+                     *       "title": "Too many requests",
+                     *       "type": "urn:orion:problem:too_many_requests"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            500: components["responses"]["InternalError"];
+            /** @description Its node, or the engine there, does not answer, or the node connects nobody */
+            503: {
+                headers: {
+                    /** @description Seconds until it may work */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the database does not answer; try again in a moment",
+                     *       "error": "the database does not answer; try again in a moment",
+                     *       "kind": "unavailable",
+                     *       "status": 503,
+                     *       "title": "Temporarily unavailable",
+                     *       "type": "urn:orion:problem:unavailable"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    containerLogs: {
+        parameters: {
+            query?: {
+                /** @description Whether to go on with what is written later. */
+                follow?: boolean;
+                /**
+                 * @description So many of the last lines; all that is kept if left out.
+                 * @example 100
+                 */
+                tail?: number;
+                /**
+                 * @description Only what was written since then: seconds since 1970 in the node's time.
+                 * @example 1780000000
+                 */
+                since?: number;
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description The lease's number, or the name that you gave it
+                 * @example 17
+                 */
+                id: string;
+                /**
+                 * @description The container's name
+                 * @example web
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The log, as JSON lines */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /** @example {"stream":"stdout","text":"ready\n"} */
+                    "application/x-ndjson": string;
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            /** @description You have no such lease, or it has no such container */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "error": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description It was not made yet */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the container was not made on a node yet; it has no log",
+                     *       "error": "the container was not made on a node yet; it has no log",
+                     *       "kind": "no_log",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:no_log"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            /** @description Its node, or the engine there, does not answer */
+            503: {
+                headers: {
+                    /** @description Seconds until it may work */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the database does not answer; try again in a moment",
+                     *       "error": "the database does not answer; try again in a moment",
+                     *       "kind": "unavailable",
+                     *       "status": 503,
+                     *       "title": "Temporarily unavailable",
+                     *       "type": "urn:orion:problem:unavailable"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    openContainer: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The lease's number, or the name that you gave it
+                 * @example 17
+                 */
+                id: string;
+                /**
+                 * @description The container's name
+                 * @example web
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "port": 8080
+                 *     }
+                 */
+                "application/json": components["schemas"]["OpenBody"];
+            };
+        };
+        responses: {
+            /** @description The URL */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "expires_at": "2026-03-02T09:01:00Z",
+                     *       "url": "https://17-8080.apps.example/.orion/open?ticket=eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.e30.c2ln"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["OpenedContainer"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            /** @description You have no such lease, or it has no such container */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "error": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description It has no such port, or ports have no names here */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the container 'web' publishes no port, or is not on its node yet",
+                     *       "error": "the container 'web' publishes no port, or is not on its node yet",
+                     *       "kind": "no_port",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:no_port"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            413: components["responses"]["TooLarge"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    restartContainer: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The lease's number, or the name that you gave it
+                 * @example 17
+                 */
+                id: string;
+                /**
+                 * @description The container's name
+                 * @example web
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The container */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "access_url": "https://17-8080.apps.example/",
+                     *       "bytes_done": null,
+                     *       "bytes_total": null,
+                     *       "created_at": "2026-03-02T09:00:00Z",
+                     *       "engine_id": "4f5d0c5d9b3f4a0f",
+                     *       "exit_code": null,
+                     *       "finished_at": null,
+                     *       "image": "docker.io/library/debian:12",
+                     *       "name": "web",
+                     *       "node_id": 3,
+                     *       "oom_killed": false,
+                     *       "ports": [
+                     *         {
+                     *           "access_url": "https://17-8080.apps.example/",
+                     *           "node_port": 20001,
+                     *           "port": 8080
+                     *         }
+                     *       ],
+                     *       "rental_id": 17,
+                     *       "spec": {
+                     *         "args": [
+                     *           "exec sleep 3600"
+                     *         ],
+                     *         "command": [
+                     *           "sh",
+                     *           "-c"
+                     *         ],
+                     *         "cpu_milli": 500,
+                     *         "gpus": 0,
+                     *         "image": "docker.io/library/debian:12",
+                     *         "memory_mb": 256,
+                     *         "name": "web",
+                     *         "ports": [
+                     *           8080
+                     *         ],
+                     *         "public": false,
+                     *         "restart": "on-failure:3",
+                     *         "shm_mb": 64
+                     *       },
+                     *       "started_at": "2026-03-02T09:00:00Z",
+                     *       "state": "running",
+                     *       "state_reason": null,
+                     *       "state_since": "2026-03-02T09:00:00Z",
+                     *       "step": null,
+                     *       "wanted": "started"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Container"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            /** @description You have no such lease, or it has no such container */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "error": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The lease is over */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the container, or its lease, is over",
+                     *       "error": "the container, or its lease, is over",
+                     *       "kind": "lease_over",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:lease_over"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    containerStats: {
+        parameters: {
+            query?: {
+                /** @description Whether to go on: a line each second, until the container ends. */
+                stream?: boolean;
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description The lease's number, or the name that you gave it
+                 * @example 17
+                 */
+                id: string;
+                /**
+                 * @description The container's name
+                 * @example web
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Its use */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "cpus_used": 0.412,
+                     *       "memory_bytes": 73400320,
+                     *       "memory_limit_bytes": 268435456,
+                     *       "pids": 3,
+                     *       "read_at": "2026-03-02T09:00:00Z",
+                     *       "received_bytes": 18220,
+                     *       "sent_bytes": 1204
+                     *     }
+                     */
+                    "application/json": components["schemas"]["ContainerStats"];
+                    /** @example {"cpus_used":0.412,…} */
+                    "application/x-ndjson": string;
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            /** @description You have no such lease, or it has no such container */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "error": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description It does not run */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the container does not run; it is exited",
+                     *       "error": "the container does not run; it is exited",
+                     *       "kind": "container_state",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:container_state"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too many requests, or streams */
+            429: {
+                headers: {
+                    /** @description Seconds until it may work */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "too many failed logins; try again in 42 s",
+                     *       "error": "too many failed logins; try again in 42 s",
+                     *       "kind": "too_many_requests",
+                     *       "status": 429,
+                     *       "title": "Too many requests",
+                     *       "type": "urn:orion:problem:too_many_requests"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            500: components["responses"]["InternalError"];
+            /** @description Its node, or the engine there, does not answer */
+            503: {
+                headers: {
+                    /** @description Seconds until it may work */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the database does not answer; try again in a moment",
+                     *       "error": "the database does not answer; try again in a moment",
+                     *       "kind": "unavailable",
+                     *       "status": 503,
+                     *       "title": "Temporarily unavailable",
+                     *       "type": "urn:orion:problem:unavailable"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    stopContainer: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The lease's number, or the name that you gave it
+                 * @example 17
+                 */
+                id: string;
+                /**
+                 * @description The container's name
+                 * @example web
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The container */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "access_url": "https://17-8080.apps.example/",
+                     *       "bytes_done": null,
+                     *       "bytes_total": null,
+                     *       "created_at": "2026-03-02T09:00:00Z",
+                     *       "engine_id": "4f5d0c5d9b3f4a0f",
+                     *       "exit_code": null,
+                     *       "finished_at": null,
+                     *       "image": "docker.io/library/debian:12",
+                     *       "name": "web",
+                     *       "node_id": 3,
+                     *       "oom_killed": false,
+                     *       "ports": [
+                     *         {
+                     *           "access_url": "https://17-8080.apps.example/",
+                     *           "node_port": 20001,
+                     *           "port": 8080
+                     *         }
+                     *       ],
+                     *       "rental_id": 17,
+                     *       "spec": {
+                     *         "args": [
+                     *           "exec sleep 3600"
+                     *         ],
+                     *         "command": [
+                     *           "sh",
+                     *           "-c"
+                     *         ],
+                     *         "cpu_milli": 500,
+                     *         "gpus": 0,
+                     *         "image": "docker.io/library/debian:12",
+                     *         "memory_mb": 256,
+                     *         "name": "web",
+                     *         "ports": [
+                     *           8080
+                     *         ],
+                     *         "public": false,
+                     *         "restart": "on-failure:3",
+                     *         "shm_mb": 64
+                     *       },
+                     *       "started_at": "2026-03-02T09:00:00Z",
+                     *       "state": "running",
+                     *       "state_reason": null,
+                     *       "state_since": "2026-03-02T09:00:00Z",
+                     *       "step": null,
+                     *       "wanted": "started"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Container"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["NotLoggedIn"];
+            /** @description You have no such lease, or it has no such container */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "error": "the lease has no container 'web'; GET /api/rentals/17/containers lists them",
+                     *       "kind": "not_found",
+                     *       "status": 404,
+                     *       "title": "Not found",
+                     *       "type": "urn:orion:problem:not_found"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The lease is over */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the container, or its lease, is over",
+                     *       "error": "the container, or its lease, is over",
+                     *       "kind": "lease_over",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:lease_over"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -3266,9 +7380,11 @@ export interface operations {
                     "application/json": components["schemas"]["ResetReport"];
                 };
             };
+            400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
             403: components["responses"]["NotAllowed"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -3293,7 +7409,7 @@ export interface operations {
                  *       "username": "alice"
                  *     }
                  */
-                "application/json": components["schemas"]["Credentials"];
+                "application/json": components["schemas"]["SignUpBody"];
             };
         };
         responses: {
@@ -3312,6 +7428,25 @@ export interface operations {
                 };
             };
             400: components["responses"]["BadRequest"];
+            /** @description Sign-up is closed, or wants an invitation that is good */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "sign-up is by invitation here; ask an admin for one",
+                     *       "error": "sign-up is by invitation here; ask an admin for one",
+                     *       "kind": "signup_refused",
+                     *       "status": 403,
+                     *       "title": "Sign-up refused",
+                     *       "type": "urn:orion:problem:signup_refused"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The name is taken */
             409: {
                 headers: {
@@ -3333,7 +7468,8 @@ export interface operations {
             };
             413: components["responses"]["TooLarge"];
             422: components["responses"]["KeyReused"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -3385,7 +7521,8 @@ export interface operations {
             403: components["responses"]["NotAllowed"];
             413: components["responses"]["TooLarge"];
             422: components["responses"]["KeyReused"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -3439,14 +7576,35 @@ export interface operations {
                      *       "forgotten": true,
                      *       "kind": "unauthorized",
                      *       "status": 401,
-                     *       "title": "Not logged in",
+                     *       "title": "Unauthorized",
                      *       "type": "urn:orion:problem:unauthorized"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            500: components["responses"]["OurFault"];
+            /** @description `node_known`: the node's link is up from another machine (the header `orion-boot-id` names another kernel) */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "node 3 is another machine, whose link is up: two machines use its identity",
+                     *       "error": "node 3 is another machine, whose link is up: two machines use its identity",
+                     *       "hint": "a machine that moved or was booted is let in when its old link is lost, within half a minute",
+                     *       "kind": "node_known",
+                     *       "status": 409,
+                     *       "title": "Conflict",
+                     *       "type": "urn:orion:problem:node_known"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -3537,14 +7695,14 @@ export interface operations {
                      *       "error": "the join token is wrong, used up or expired; an admin makes one with `orion token create`",
                      *       "kind": "unauthorized",
                      *       "status": 401,
-                     *       "title": "Not logged in",
+                     *       "title": "Unauthorized",
                      *       "type": "urn:orion:problem:unauthorized"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description `node_known`: another node has this key, name or address. `host_key_changed`: the node is quarantined */
+            /** @description `node_known`: another node has this key, name or address, or is this machine (one machine id, and one boot id or address), or the node's link is up from another machine (`Retry-After`). `host_key_changed`: the node is quarantined */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3566,7 +7724,8 @@ export interface operations {
             };
             413: components["responses"]["TooLarge"];
             422: components["responses"]["KeyReused"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -3618,8 +7777,27 @@ export interface operations {
                      *       "error": "wrong name or password",
                      *       "kind": "unauthorized",
                      *       "status": 401,
-                     *       "title": "Not logged in",
+                     *       "title": "Unauthorized",
                      *       "type": "urn:orion:problem:unauthorized"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `account_disabled`: the password is right, but an admin has shut the account */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "the account 'alice' is disabled; ask an admin",
+                     *       "error": "the account 'alice' is disabled; ask an admin",
+                     *       "kind": "account_disabled",
+                     *       "status": 403,
+                     *       "title": "Account disabled",
+                     *       "type": "urn:orion:problem:account_disabled"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
@@ -3647,7 +7825,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            500: components["responses"]["OurFault"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -3668,6 +7846,23 @@ export interface operations {
                 content: {
                     /**
                      * @example {
+                     *       "quotas": {
+                     *         "keys": {
+                     *           "limit": 10000,
+                     *           "used": 3
+                     *         },
+                     *         "lease_hours": {
+                     *           "limit": 2160
+                     *         },
+                     *         "nodes": {
+                     *           "limit": 100,
+                     *           "used": 2
+                     *         },
+                     *         "streams": {
+                     *           "limit": 100,
+                     *           "used": 1
+                     *         }
+                     *       },
                      *       "role": "user",
                      *       "user_id": 7,
                      *       "username": "alice"
@@ -3676,8 +7871,10 @@ export interface operations {
                     "application/json": components["schemas"]["Account"];
                 };
             };
+            400: components["responses"]["BadRequest"];
             401: components["responses"]["NotLoggedIn"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -3702,7 +7899,7 @@ export interface operations {
                  *       "username": "alice"
                  *     }
                  */
-                "application/json": components["schemas"]["Credentials"];
+                "application/json": components["schemas"]["SignUpBody"];
             };
         };
         responses: {
@@ -3721,6 +7918,25 @@ export interface operations {
                 };
             };
             400: components["responses"]["BadRequest"];
+            /** @description Sign-up is closed, or wants an invitation that is good */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "sign-up is by invitation here; ask an admin for one",
+                     *       "error": "sign-up is by invitation here; ask an admin for one",
+                     *       "kind": "signup_refused",
+                     *       "status": 403,
+                     *       "title": "Sign-up refused",
+                     *       "type": "urn:orion:problem:signup_refused"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The name is taken */
             409: {
                 headers: {
@@ -3742,7 +7958,8 @@ export interface operations {
             };
             413: components["responses"]["TooLarge"];
             422: components["responses"]["KeyReused"];
-            500: components["responses"]["OurFault"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -3764,6 +7981,8 @@ export interface operations {
                     "text/html": string;
                 };
             };
+            400: components["responses"]["BadRequest"];
+            429: components["responses"]["TooMany"];
         };
     };
     docsFile: {
@@ -3790,6 +8009,7 @@ export interface operations {
                     "*/*": string;
                 };
             };
+            400: components["responses"]["BadRequest"];
             /** @description The page has no such file */
             404: {
                 headers: {
@@ -3809,6 +8029,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            429: components["responses"]["TooMany"];
         };
     };
     metrics: {
@@ -3835,7 +8056,9 @@ export interface operations {
                     "application/openmetrics-text": string;
                 };
             };
-            500: components["responses"]["OurFault"];
+            400: components["responses"]["BadRequest"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
         };
     };

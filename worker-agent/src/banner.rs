@@ -5,10 +5,27 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
 
 /// Longest wait for the banner.
 const BANNER_MAX: Duration = Duration::from_secs(1);
+/// Longest wait before an sshd that takes connections and says nothing is down, too: on a machine whose memory or
+/// processors are all in use by its tenant a second is nothing.
+const SLOW_MAX: Duration = Duration::from_secs(30);
 
 /// Whether an sshd answers at one of `addresses` within a second. One that sends callers away because too
 /// many are waiting is alive.
 pub async fn answers(addresses: &[SocketAddr]) -> bool {
+    within(addresses, BANNER_MAX).await.unwrap_or(false)
+}
+
+/// Whether nobody listens at any of `addresses`, or who does says nothing for long: a slow sshd is not down.
+pub async fn is_down(addresses: &[SocketAddr]) -> bool {
+    !within(addresses, SLOW_MAX).await.unwrap_or(false)
+}
+
+/// Whether one is known to be down now; of one that is slow nothing is known yet.
+pub async fn is_refused(addresses: &[SocketAddr]) -> bool {
+    within(addresses, BANNER_MAX).await == Some(false)
+}
+
+async fn within(addresses: &[SocketAddr], at_most: Duration) -> Option<bool> {
     let ask = async {
         for address in addresses {
             if banner(*address).await.is_ok_and(|banner| is_alive(&banner)) {
@@ -17,7 +34,7 @@ pub async fn answers(addresses: &[SocketAddr]) -> bool {
         }
         false
     };
-    timeout(BANNER_MAX, ask).await.unwrap_or(false)
+    timeout(at_most, ask).await.ok()
 }
 
 async fn banner(address: SocketAddr) -> io::Result<Vec<u8>> {

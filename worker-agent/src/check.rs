@@ -1,9 +1,12 @@
-//! `orion-agent check`: what the agent would do here, and what is in its way. Changes nothing.
+//! `orion-agent check`: what the agent would do here, and what is in its way. Changes nothing; a probe account is there
+//! for a moment.
 
-use crate::{
-    banner, config::Config, deadline, facts, lease_file::LeaseFile, register, sshd::Sshd, state::StateDir,
-};
+use crate::{banner, config::Config, deadline, register, sshd::Sshd, state::StateDir, way_in};
+use orion_domain::way_in::clock_off_text;
 use std::fs;
+
+/// Hint at the command that opens the way in where a setting of sshd is in the way.
+pub const OPEN_LEASES: &str = "`orion-agent install --open-leases` writes a rule for sshd that lets in members of orion-lease, and nobody else";
 
 /// Prints one line for each thing that the agent needs.
 ///
@@ -23,13 +26,15 @@ pub async fn check(config: &Config) -> Result<(), String> {
         "reached",
         config.api.connect().await.map(|_| "takes connections".into()).map_err(|error| error.to_string()),
     );
+    if let Ok(off_ms) = config.api.clock_off_ms().await {
+        let off = clock_off_text(off_ms);
+        say("clock", off.map_or_else(|| Ok("agrees with the control plane's".into()), Err));
+    }
     let address = register::address(config).await.map_err(|error| error.to_string());
     say(
         "address",
         address.map(|ip| format!("{} at {ip} port {}", config.hostname.as_str(), config.ssh_port)),
     );
-    say("host keys", facts::host_keys(&config.sshd_config_dir).map(|keys| format!("{} found", keys.len())));
-
     let state = StateDir::existing(&config.state_dir);
     let node_file = state.path("node.json");
     let known = match fs::exists(&node_file) {
@@ -49,6 +54,7 @@ pub async fn check(config: &Config) -> Result<(), String> {
     }
 
     let own = Sshd::new(&config.sshd_config_dir, &config.sshd_pid_file, state.path("sshd-told"));
+    say("host keys", own.usable_host_keys().map(|keys| format!("sshd shows {}", keys.len())));
     match own.effective() {
         Ok(effective) => {
             let answer = banner::answers(&effective.listens).await;
@@ -76,32 +82,45 @@ pub async fn check(config: &Config) -> Result<(), String> {
         }
         Err(problem) => say("sshd", Err(problem)),
     }
+    let probe = way_in::Probe::new(config);
+    if probe.is_usable() {
+        let ip = register::address(config).await.unwrap_or_default();
+        let found = tokio::task::spawn_blocking(move || probe.prove(&ip)).await;
+        say(
+            "logins of leases",
+            match found {
+                Ok(Ok(found)) if found.open => Ok("work, by password and by key".into()),
+                Ok(Ok(found)) => Err(format!("{}; {OPEN_LEASES}", found.reason)),
+                Ok(Err(busy)) => Err(format!("were not tried: {busy}")),
+                Err(error) => Err(error.to_string()),
+            },
+        );
+    } else {
+        say("logins of leases", Ok("not tried: that needs root, and the usual places".into()));
+    }
     say("deadlines", leases(config));
     if missing == 0 { Ok(()) } else { Err(format!("{missing} things are missing (see above)")) }
 }
 
 fn leases(config: &Config) -> Result<String, String> {
     let now = deadline::boot_seconds().map_err(|error| error.to_string())?;
-    let Ok(entries) = fs::read_dir(config.node_dir.join("leases")) else {
-        return Ok("no lease is kept".into());
-    };
-    let mut lines = Vec::new();
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.parse::<u32>().is_err() {
-            continue;
-        }
-        let text = fs::read_to_string(entry.path()).map_err(|error| format!("{name}: {error}"))?;
-        let file = LeaseFile::parse(&name, &text).map_err(|problem| format!("{name}: {problem}"))?;
-        lines.push(match file.locked {
-            true => format!("lease {} of {} is over", file.lease, file.user),
+    let kept = deadline::read_kept(&config.run_dir).unwrap_or_default();
+    let files = deadline::lease_files(&config.node_dir);
+    let not_kept: Vec<_> = files.iter().filter(|uid| !kept.iter().any(|one| one.uid == **uid)).collect();
+    if !not_kept.is_empty() {
+        return Err(format!("nothing keeps the lease files of uid {not_kept:?}; does the agent run?"));
+    }
+    let lines: Vec<_> = kept
+        .iter()
+        .map(|one| match one.locked {
+            true => format!("lease {} of {} is over", one.lease, one.user),
             false => format!(
                 "lease {} of {} ends in {} s",
-                file.lease,
-                file.user,
-                file.deadline_boot_s.saturating_sub(now)
+                one.lease,
+                one.user,
+                one.deadline_boot_s.saturating_sub(now)
             ),
-        });
-    }
+        })
+        .collect();
     Ok(if lines.is_empty() { "no lease is kept".into() } else { lines.join(", ") })
 }

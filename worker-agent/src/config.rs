@@ -4,22 +4,27 @@
 //! machine can read the arguments of a process.
 
 use crate::{
+    containers::Listen,
     dial::Api,
+    gpus,
     install::{InstallArgs, UninstallArgs},
 };
 use clap::{Args, Parser, Subcommand};
 use orion_domain::{
     Secret,
     names::{HostAddr, Hostname, Tag},
+    node::Gpu,
+    way_in::PROBE_EVERY,
 };
 use std::{
     fs,
+    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-/// Where sshd listens if nobody says otherwise.
+/// Port on which sshd listens by default.
 pub const SSH_PORT: u16 = 22;
 
 /// The command line.
@@ -38,7 +43,7 @@ pub struct Cli {
     pub options: Options,
 }
 
-/// What to do.
+/// Task of this run.
 #[derive(Subcommand)]
 pub enum Command {
     /// Register, keep the link, enforce deadlines (the default)
@@ -56,7 +61,7 @@ pub enum Command {
 /// Flags, each with its environment variable.
 #[derive(Args)]
 pub struct Options {
-    /// Where the control plane answers, such as `https://orion.example`
+    /// Address of the control plane, such as `https://orion.example`
     #[arg(long, env = "API_ENDPOINT", value_name = "URL", global = true)]
     pub api: Option<String>,
     /// Port under which the control plane reaches this machine's sshd; 22 if it is not given
@@ -82,7 +87,10 @@ pub struct Options {
     /// Labels that a rental can ask for
     #[arg(long, env = "ORION_WORKER_TAGS", value_name = "A,B", value_delimiter = ',', global = true)]
     pub tags: Vec<Tag>,
-    /// Where the agent keeps its identity
+    /// GPUs that leases can have, in place of what nvidia-smi lists: uuid=/dev/nvidia0,model=Tesla T4,memory_mb=15360;…
+    #[arg(long, env = "ORION_AGENT_GPUS", value_name = "LIST", global = true)]
+    pub gpus: Option<String>,
+    /// Directory in which the agent keeps its identity
     #[arg(
         long,
         env = "ORION_AGENT_STATE",
@@ -91,22 +99,35 @@ pub struct Options {
         global = true
     )]
     state_dir: PathBuf,
-    /// Where the playbooks keep leases and their deadlines
+    /// Directory in which the playbooks keep leases and their deadlines
     #[arg(long, value_name = "DIR", default_value = "/var/lib/orion", global = true)]
     node_dir: PathBuf,
-    /// Where the playbooks keep their lock
+    /// Directory in which the playbooks keep their lock
     #[arg(long, value_name = "DIR", default_value = "/run/orion", global = true)]
     run_dir: PathBuf,
-    /// Where sshd's configuration and host keys are
+    /// Directory of sshd's configuration and host keys
     #[arg(long, value_name = "DIR", default_value = "/etc/ssh", global = true)]
     sshd_config_dir: PathBuf,
-    /// Where sshd keeps its process id
+    /// File in which sshd keeps its process id
     #[arg(long, value_name = "FILE", default_value = "/run/sshd.pid", global = true)]
     sshd_pid_file: PathBuf,
     /// Seconds between tries after the control plane refused the registration
     #[arg(long, env = "ORION_REFUSED_RETRY_S", value_name = "SECONDS", default_value_t = 60, global = true,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     refused_retry_s: u64,
+    /// Seconds between two probe logins that prove that lease accounts can log in
+    #[arg(long, env = "ORION_WAY_IN_EVERY_S", value_name = "SECONDS", default_value_t = PROBE_EVERY.as_secs(), global = true,
+          value_parser = clap::value_parser!(u64).range(1..=60))]
+    way_in_every_s: u64,
+    /// Address and port of the container routes for a booking system; off if it is not given
+    #[arg(long, env = "ORION_CONTAINERS_LISTEN", value_name = "ADDRESS:PORT", global = true)]
+    pub containers_listen: Option<SocketAddr>,
+    /// Certificate (PEM) of the container routes; needed where they are not on loopback
+    #[arg(long, env = "ORION_CONTAINERS_CERT", value_name = "FILE", global = true)]
+    pub containers_cert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, env = "ORION_CONTAINERS_KEY", value_name = "FILE", global = true)]
+    pub containers_key: Option<PathBuf>,
 }
 
 impl Options {
@@ -124,7 +145,7 @@ impl Options {
     }
 }
 
-/// What the agent works with: [`Options`], checked.
+/// Settings of the agent: [`Options`], checked.
 #[derive(Debug)]
 pub struct Config {
     /// The control plane.
@@ -133,12 +154,14 @@ pub struct Config {
     pub ssh_port: u16,
     /// Address from outside, if it was given.
     pub ip: Option<HostAddr>,
-    /// This worker's name.
+    /// Name of this worker.
     pub hostname: Hostname,
     join_token: Option<Secret>,
     join_token_file: Option<PathBuf>,
-    /// Its labels.
+    /// Labels of this worker.
     pub tags: Vec<Tag>,
+    /// GPUs that are given, not found.
+    pub gpus: Vec<Gpu>,
     /// Agent's own state.
     pub state_dir: PathBuf,
     /// Leases and deadlines.
@@ -151,6 +174,10 @@ pub struct Config {
     pub sshd_pid_file: PathBuf,
     /// Pause after a refusal.
     pub refused_retry: Duration,
+    /// Pause between two probes of a way in that is open.
+    pub probe_every: Duration,
+    /// Where the container routes are served, if they are.
+    pub containers: Option<Listen>,
 }
 
 impl Config {
@@ -168,6 +195,9 @@ impl Config {
             Some(hostname) => hostname,
             None => machine_name()?,
         };
+        let (certificate, key) = (options.containers_cert.as_deref(), options.containers_key.as_deref());
+        let containers =
+            options.containers_listen.map(|address| Listen::check(address, certificate, key)).transpose()?;
         let join_token = std::env::var("ORION_JOIN_TOKEN").ok().filter(|token| !token.trim().is_empty());
         Ok(Self {
             api,
@@ -177,12 +207,16 @@ impl Config {
             join_token: join_token.map(|token| Secret::new(token.trim())),
             join_token_file: options.join_token_file,
             tags: options.tags,
+            gpus: gpus::parse(options.gpus.as_deref().unwrap_or_default())
+                .map_err(|problem| format!("ORION_AGENT_GPUS: {problem}"))?,
             state_dir: options.state_dir,
             node_dir: options.node_dir,
             run_dir: options.run_dir,
             sshd_config_dir: options.sshd_config_dir,
             sshd_pid_file: options.sshd_pid_file,
             refused_retry: Duration::from_secs(options.refused_retry_s),
+            probe_every: Duration::from_secs(options.way_in_every_s),
+            containers,
         })
     }
 

@@ -8,9 +8,11 @@ use hyper::{
     Request, Uri,
     body::Bytes,
     client::conn::http1,
-    header::{CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT},
+    header::{CONNECTION, CONTENT_TYPE, DATE, HOST, HeaderMap, RETRY_AFTER, USER_AGENT},
+    http::response::Parts,
 };
 use hyper_util::rt::TokioIo;
+use orion_domain::{Clock as _, SystemClock, Timestamp};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
@@ -35,23 +37,29 @@ const REPLY_MAX: Duration = Duration::from_secs(30);
 /// Largest reply that is read, in bytes.
 const REPLY_BYTES_MAX: usize = 256 * 1024;
 
-/// What the agent calls itself.
+/// The pause that a reply asks for.
+pub fn asked_pause(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// Value of the agent's `User-Agent` header.
 pub const AGENT: &str = concat!("orion-agent/", env!("CARGO_PKG_VERSION"));
 
 /// A connection, encrypted or not.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Why there was no reply.
+/// Reason for a missing reply.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The name has no address, or none that may be used.
     #[error("the address of {0} was not found: {1}")]
     Resolve(String, std::io::Error),
-    /// No connection.
+    /// Failure to connect.
     #[error("{0} does not take the connection: {1}")]
     Connect(String, std::io::Error),
-    /// No trusted encrypted connection.
+    /// Failure to make a trusted encrypted connection.
     #[error("no trusted TLS connection to {0}: {1}")]
     Tls(String, String),
     /// The connection broke or did not speak HTTP.
@@ -70,7 +78,7 @@ pub struct Reply {
     pub body: Bytes,
 }
 
-/// Where the control plane's API is, and how it may be spoken to.
+/// Address of the control plane's API, and the rules for connections to it.
 #[derive(Debug)]
 pub struct Api {
     url: String,
@@ -147,7 +155,7 @@ impl Api {
         }
     }
 
-    /// Its addresses. Plain http without leave goes to loopback only, whatever the name says.
+    /// Resolves the API's addresses. Plain http without leave goes to loopback only, whatever the name says.
     async fn addresses(&self) -> Result<Vec<SocketAddr>, DialError> {
         let failed = |error| DialError::Resolve(self.host.clone(), error);
         let found = timeout(CONNECT_MAX, lookup_host((self.host.as_str(), self.port)))
@@ -207,6 +215,26 @@ impl Api {
         }
     }
 
+    /// Returns by how many milliseconds this machine's clock is ahead of the control plane's, to about a
+    /// second.
+    ///
+    /// # Errors
+    /// It did not answer, or did not say what time it is.
+    pub async fn clock_off_ms(&self) -> Result<i64, DialError> {
+        let failed = |why: String| DialError::Http(self.authority(), why);
+        let request = Request::get(format!("{}/api/live", self.prefix))
+            .header(HOST, self.authority())
+            .header(USER_AGENT, AGENT)
+            .header(CONNECTION, "close")
+            .body(Full::new(Bytes::new()))
+            .map_err(|error| failed(error.to_string()))?;
+        let (head, _) = self.exchange(request).await?;
+        let date = head.headers.get(DATE).and_then(|value| value.to_str().ok()).and_then(http_date);
+        let theirs = date.ok_or_else(|| failed("it did not say what time it is".into()))?;
+        // Whole seconds: half of one is the likeliest rest.
+        Ok((SystemClock.now().as_micros() - theirs.as_micros()) / 1000 - 500)
+    }
+
     /// Sends `body` as JSON and reads the reply.
     pub async fn post_json(
         &self,
@@ -225,6 +253,12 @@ impl Api {
         }
         let request =
             request.body(Full::new(Bytes::from(body))).map_err(|error| failed(error.to_string()))?;
+        let (head, body) = self.exchange(request).await?;
+        Ok(Reply { status: head.status.as_u16(), retry_after: asked_pause(&head.headers), body })
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(Parts, Bytes), DialError> {
+        let failed = |why: String| DialError::Http(self.authority(), why);
         let stream = self.connect().await?;
         let exchange = async {
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -240,13 +274,18 @@ impl Api {
             .map_err(|_| failed(format!("no reply within {} s", REPLY_MAX.as_secs())))?
             .map_err(|error| failed(error.to_string()))?;
         let body = body.map_err(|error| failed(error.to_string()))?.to_bytes();
-        let retry_after = head
-            .headers
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-            .map(Duration::from_secs);
-        Ok(Reply { status: head.status.as_u16(), retry_after, body })
+        Ok((head, body))
     }
+}
+
+/// `Sat, 28 Nov 2026 19:00:00 GMT` (RFC 9110).
+fn http_date(text: &str) -> Option<Timestamp> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut words = text.split(' ').skip(1);
+    let (day, month, year, time) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let month = MONTHS.iter().position(|name| *name == month)? + 1;
+    format!("{year}-{month:02}-{day}T{time}Z").parse().ok()
 }
 
 impl std::fmt::Display for Api {

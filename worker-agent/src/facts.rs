@@ -1,18 +1,28 @@
 //! What the machine is: read from /proc, /sys and nvidia-smi. Only reads; knows nothing of the network.
 
-use crate::process;
-use orion_domain::{credentials::SshPublicKey, node::Facts};
+use crate::{gpus, process};
+use orion_domain::{
+    Clock as _, SystemClock,
+    credentials::SshPublicKey,
+    node::{Facts, Gpu},
+};
+use sha2::{Digest as _, Sha256};
 use std::{fs, net::IpAddr, path::Path, time::Duration};
 
 /// Looks at the machine. `towards` is the address of this machine that faces the control plane; its card's
-/// MAC address is the one to wake. Blocks for as long as nvidia-smi takes.
-pub fn gather(towards: Option<IpAddr>) -> Facts {
+/// MAC address is the one to wake. `given` are the GPUs of the agent's settings. Blocks for as long as nvidia-smi takes.
+pub fn gather(towards: Option<IpAddr>, given: Vec<Gpu>) -> Facts {
+    let gpu_devices = if given.is_empty() { gpus::of_smi() } else { given };
     Facts {
         cpu_cores: std::thread::available_parallelism()
             .ok()
             .and_then(|cores| u32::try_from(cores.get()).ok()),
         memory_mb: memory_of_machine(),
-        gpus: gpus(),
+        gpus: match &gpu_devices[..] {
+            [] => gpu_names(),
+            devices => devices.iter().map(|gpu| gpu.model.clone()).collect(),
+        },
+        gpu_devices,
         mac: mac(towards),
         agent_version: Some(env!("CARGO_PKG_VERSION").into()),
     }
@@ -61,6 +71,11 @@ fn load_of(loadavg: &str) -> Option<u32> {
     Some((load * 100.0).round() as u32)
 }
 
+/// The wall clock, in milliseconds since 1970.
+pub fn clock_ms() -> i64 {
+    SystemClock.now().as_micros() / 1_000
+}
+
 /// `/proc/sys/kernel/random/boot_id`; empty where it cannot be read.
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
@@ -68,7 +83,56 @@ pub fn boot_id() -> String {
         .unwrap_or_default()
 }
 
-/// In a container not more than its limit: /proc/meminfo is the whole machine's there.
+/// Returns the SHA-256 (hex) of `/etc/machine-id`, which is nobody else's to know (machine-id(5)). None where there is none,
+/// and in a container: containers of one image may have the same one, and run one kernel.
+pub fn machine_id_sha256() -> Option<String> {
+    if is_container(Path::new("/")) {
+        return None;
+    }
+    sha256_of_machine_id(&fs::read_to_string("/etc/machine-id").ok()?)
+}
+
+fn sha256_of_machine_id(text: &str) -> Option<String> {
+    let id = text.trim();
+    let is_one = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let digest = Sha256::digest(format!("orion machine {}", id.to_ascii_lowercase()));
+    is_one.then(|| digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Name of the pid namespace that the kernel starts with (`PROC_PID_INIT_INO`).
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+/// Where the kernel names its boot; some container managers (LXC, systemd-nspawn) mount a file of the container's own there.
+const BOOT_ID: &str = "proc/sys/kernel/random/boot_id";
+
+/// Tells whether the machine below `root` is a container: by the marks that container managers leave, by the environment of
+/// its first process or of this one, or because it has a pid namespace of its own and yet the kernel's boot id.
+fn is_container(root: &Path) -> bool {
+    let marks = [".dockerenv", "run/.containerenv", "run/systemd/container", "var/run/secrets/kubernetes.io"];
+    marks.iter().any(|mark| root.join(mark).exists())
+        || ["proc/1/environ", "proc/self/environ"].iter().any(|file| names_container(&root.join(file)))
+        || (has_own_pid_namespace(root) && !has_own_boot_id(root))
+}
+
+/// Tells whether an environment has the variable that container managers set for the first process, or the one that
+/// Kubernetes sets in each container.
+fn names_container(environment: &Path) -> bool {
+    let environment = fs::read(environment).unwrap_or_default();
+    let variables: [&[u8]; 2] = [b"container=", b"KUBERNETES_SERVICE_HOST="];
+    environment.split(|byte| *byte == 0).any(|entry| variables.iter().any(|name| entry.starts_with(name)))
+}
+
+fn has_own_pid_namespace(root: &Path) -> bool {
+    fs::read_link(root.join("proc/self/ns/pid")).is_ok_and(|name| name != Path::new(INITIAL_PID_NAMESPACE))
+}
+
+/// Tells whether something is mounted over the kernel's boot id: the fifth field of a line is where.
+fn has_own_boot_id(root: &Path) -> bool {
+    let mounts = fs::read_to_string(root.join("proc/self/mountinfo")).unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(4).is_some_and(|at| at.trim_start_matches('/') == BOOT_ID))
+}
+
+/// Returns the machine's memory; in a container not more than its limit, since /proc/meminfo is the whole
+/// machine's there.
 fn memory_of_machine() -> Option<u64> {
     let whole = memory_mb(&fs::read_to_string("/proc/meminfo").ok()?)?;
     let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
@@ -86,7 +150,7 @@ fn memory_mb(meminfo: &str) -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? / 1024)
 }
 
-fn gpus() -> Vec<String> {
+fn gpu_names() -> Vec<String> {
     match process::run("nvidia-smi", &["-L"], Duration::from_secs(10)) {
         Ok(done) if done.status.success() => gpus_of_smi(&done.stdout),
         _ => {
@@ -175,6 +239,66 @@ mod tests {
         assert_eq!(limit_mb("268435456\n"), Some(256));
         assert_eq!(limit_mb("max\n"), None, "no limit");
         assert_eq!(load_of("1.27 0.80 0.60 1/200 4242\n"), Some(127));
+    }
+
+    #[test]
+    fn a_machine_id_is_named_by_its_hash_and_what_is_none_is_not() {
+        let id = "0123456789abcdef0123456789abcdef";
+        let sha256 = sha256_of_machine_id(&format!("{id}\n")).unwrap();
+        assert_eq!((sha256.len(), sha256.contains("0123456789abcdef")), (64, false));
+        assert_eq!(sha256_of_machine_id(&id.to_uppercase()), Some(sha256));
+        for none in ["", "uninitialized\n", "0123456789abcdef0123456789abcdeg", "0123"] {
+            assert_eq!(sha256_of_machine_id(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn a_container_is_known_by_the_marks_of_its_manager() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(!is_container(root.path()));
+        let process = root.path().join("proc/1");
+        fs::create_dir_all(&process).unwrap();
+        fs::write(process.join("environ"), "HOME=/\0mycontainer=x\0").unwrap();
+        assert!(!is_container(root.path()));
+        fs::write(process.join("environ"), "HOME=/\0container=lxc\0").unwrap();
+        assert!(is_container(root.path()));
+        fs::remove_dir_all(process).unwrap();
+        fs::write(root.path().join(".dockerenv"), "").unwrap();
+        assert!(is_container(root.path()));
+    }
+
+    #[test]
+    fn a_pod_is_known_by_its_environment_and_a_bare_container_by_its_pid_namespace() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |file: &str, text: &str| {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        for process in ["1", "self"] {
+            let environment = format!("proc/{process}/environ");
+            put(&environment, "HOME=/\0KUBERNETES_SERVICE_HOST=10.0.0.1\0");
+            assert!(is_container(root.path()), "{process}");
+            put(&environment, "HOME=/\0KUBERNETES_SERVICE=x\0");
+            assert!(!is_container(root.path()), "{process}");
+        }
+        let namespaces = root.path().join("proc/self/ns");
+        fs::create_dir_all(&namespaces).unwrap();
+        let enter = |name: &str| {
+            let _ = fs::remove_file(namespaces.join("pid"));
+            std::os::unix::fs::symlink(name, namespaces.join("pid")).unwrap();
+        };
+        enter("pid:[4026531836]");
+        assert!(!is_container(root.path()), "a machine's own processes");
+        enter("pid:[4026532199]");
+        assert!(is_container(root.path()), "its kernel, and so its boot id, is that of others");
+        put("proc/self/mountinfo", "36 35 0:5 / /proc/sys ro,relatime - proc proc rw\n");
+        assert!(is_container(root.path()));
+        put(
+            "proc/self/mountinfo",
+            "36 35 0:5 /boot_id /proc/sys/kernel/random/boot_id rw - tmpfs tmpfs rw\n",
+        );
+        assert!(!is_container(root.path()), "it has a boot id of its own, as a machine has");
     }
 
     #[test]

@@ -7,16 +7,17 @@ use crate::{
     banner,
     config::Config,
     deadline::{Deadlines, Order},
-    dial::{AGENT, DialError, Io},
-    facts, register,
-    register::Registered,
+    dial::{AGENT, DialError, Io, asked_pause},
+    facts,
+    register::{self, Registered, least_pause},
     service::Watcher,
     state::Identity,
+    way_in::{Found, Proven},
 };
 use futures_util::{SinkExt as _, StreamExt as _};
 use orion_domain::{
     agent::{BEAT_EVERY, BEATS_MISSED_MAX, FromAgent, ToAgent},
-    node::Facts,
+    node::{Facts, Gpu},
 };
 use std::time::Duration;
 use tokio::{
@@ -32,24 +33,25 @@ use tokio_util::sync::CancellationToken;
 const PATH: &str = "/api/workers/link";
 /// Longest wait for the control plane to take the link.
 const DIAL_MAX: Duration = Duration::from_secs(10);
-/// How often sshd's configuration is looked at.
+/// Pause between two looks at sshd's configuration.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// How often, while no sshd has been told yet to trust the control plane.
+/// Pause between those looks while no sshd has been told yet to trust the control plane.
 const LOOK_UNTIL_TOLD_EVERY: Duration = Duration::from_secs(1);
-/// After how many of those looks the machine is looked at, too; it is also with each new link.
+/// Number of those looks between two inventories of the machine; each new link begins with an inventory,
+/// too.
 const LOOKS_PER_INVENTORY: u32 = 10;
 /// Largest message, in bytes: 10,000 leases would fit.
 const MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// How a link ended.
+/// Reason for the end of a link.
 #[derive(Debug)]
 pub enum Ended {
     /// The agent is to stop.
     Stopped,
     /// The control plane does not know this node.
     RegisterAgain,
-    /// It broke, or was never there.
-    Lost(String),
+    /// Loss of the link, or failure to make one; the next is dialled after that pause at the earliest.
+    Lost(String, Duration),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,8 @@ enum LinkError {
     Socket(#[from] Box<tungstenite::Error>),
     #[error("the control plane does not take the link: {0}")]
     NotTaken(String),
+    #[error("too many requests for the control plane")]
+    TooMany(Duration),
     #[error("the control plane does not know this node")]
     Unknown,
     #[error("the control plane closed the link")]
@@ -82,6 +86,7 @@ pub async fn hold(
     registered: &mut Registered,
     deadlines: &Deadlines,
     watcher: &mut Watcher,
+    way_in: &Found,
     stop: &CancellationToken,
 ) -> (Ended, bool) {
     let (socket, sshd_up) = tokio::select! {
@@ -89,7 +94,15 @@ pub async fn hold(
         both = async { tokio::join!(dial(config, registered), watcher.sshd_answers()) } => both,
     };
     let mut link = match socket {
-        Ok(socket) => Link { socket, seq: 0, acked: false, unacked_since: None, newest: i64::MIN },
+        Ok(socket) => Link {
+            socket,
+            seq: 0,
+            acked: false,
+            unacked_since: None,
+            newest: i64::MIN,
+            sshd_up_at: None,
+            way_in: way_in.clone(),
+        },
         Err(error) => return (ended(error), false),
     };
     let outcome = link.run(registered, deadlines, watcher, sshd_up, stop).await;
@@ -106,12 +119,13 @@ pub async fn hold(
 fn ended(error: LinkError) -> Ended {
     match error {
         LinkError::Unknown => Ended::RegisterAgain,
+        LinkError::TooMany(pause) => Ended::Lost(error.to_string(), pause),
         LinkError::Dial(_)
         | LinkError::Socket(_)
         | LinkError::NotTaken(_)
         | LinkError::Closed
         | LinkError::Silence
-        | LinkError::Stalled => Ended::Lost(error.to_string()),
+        | LinkError::Stalled => Ended::Lost(error.to_string(), Duration::ZERO),
     }
 }
 
@@ -124,6 +138,9 @@ async fn dial(config: &Config, registered: &Registered) -> Result<Socket, LinkEr
         bearer.parse().map_err(|_| LinkError::NotTaken("the node token is no header value".into()))?;
     request.headers_mut().insert(header::AUTHORIZATION, bearer);
     request.headers_mut().insert(header::USER_AGENT, header::HeaderValue::from_static(AGENT));
+    if let Ok(boot_id) = facts::boot_id().parse() {
+        request.headers_mut().insert(register::BOOT_ID, boot_id);
+    }
     let limits = WebSocketConfig::default()
         .read_buffer_size(4096)
         .write_buffer_size(0)
@@ -134,6 +151,7 @@ async fn dial(config: &Config, registered: &Registered) -> Result<Socket, LinkEr
         Ok(Ok((socket, _))) => Ok(socket),
         Ok(Err(tungstenite::Error::Http(reply))) => match reply.status().as_u16() {
             401 | 403 | 410 => Err(LinkError::Unknown),
+            429 => Err(LinkError::TooMany(least_pause(asked_pause(reply.headers())))),
             status => Err(LinkError::NotTaken(format!("it answers {status}"))),
         },
         Ok(Err(error)) => Err(error.into()),
@@ -149,10 +167,14 @@ struct Link {
     unacked_since: Option<Instant>,
     /// Highest desired version that was taken over on this link.
     newest: i64,
+    /// The last beat that said that sshd answers.
+    sshd_up_at: Option<u64>,
+    /// Result of the last probe of the way in.
+    way_in: Found,
 }
 
 impl Link {
-    /// Until the agent is to stop, or an error.
+    /// Runs the link until the agent is to stop, or an error.
     async fn run(
         &mut self,
         registered: &mut Registered,
@@ -174,7 +196,8 @@ impl Link {
         let probing = probe_forever(&addresses, &sshd_tx);
         let (facts_tx, mut facts_rx) = watch::channel(registered.facts.clone());
         let (identity, ip) = (registered.identity.clone(), registered.ip.clone());
-        let looking = look_forever(watcher, &identity, &ip, &facts_tx);
+        let gpus = registered.gpus.clone();
+        let looking = look_forever(watcher, &identity, (&ip, &gpus), &facts_tx);
         tokio::pin!(probing, looking);
 
         loop {
@@ -196,6 +219,7 @@ impl Link {
                     tracing::info!("this node's sshd {}", if sshd_up { "answers" } else { "does not answer" });
                     self.beat(sshd_up).await?;
                 }
+                Ok(()) = self.way_in.changed() => self.beat(sshd_up).await?,
                 Ok(()) = kept.changed() => {
                     let now = kept.borrow_and_update().iter().map(|one| one.on_the_wire()).collect();
                     self.send(&FromAgent::Deadlines { kept: now }).await?;
@@ -212,8 +236,19 @@ impl Link {
 
     async fn beat(&mut self, sshd: bool) -> Result<(), LinkError> {
         self.seq += 1;
+        if sshd {
+            self.sshd_up_at = Some(self.seq);
+        }
         self.unacked_since.get_or_insert_with(Instant::now);
-        let beat = FromAgent::Beat { seq: self.seq, load_percent: facts::load_percent(), sshd };
+        let found = self.way_in.borrow_and_update().clone();
+        let beat = FromAgent::Beat {
+            seq: self.seq,
+            load_percent: facts::load_percent(),
+            sshd,
+            way_in_age_s: found.as_ref().map(Proven::age_s),
+            way_in: found.map(|found| found.report),
+            clock_ms: Some(facts::clock_ms()),
+        };
         self.send(&beat).await
     }
 
@@ -255,7 +290,13 @@ impl Link {
                 }
             }
             ToAgent::RegisterAgain => return Err(LinkError::Unknown),
-            ToAgent::LockAccounts => deadlines.order(Order::LockAll),
+            ToAgent::LockAccounts { rests_on_beat } => {
+                if rests_on_beat.is_some_and(|beat| self.sshd_up_at.is_some_and(|up_at| up_at > beat)) {
+                    tracing::warn!("an order to lock the accounts is not obeyed: sshd has answered since");
+                } else {
+                    deadlines.order(Order::LockAll);
+                }
+            }
         }
         Ok(())
     }
@@ -264,15 +305,20 @@ impl Link {
 async fn probe_forever(addresses: &[std::net::SocketAddr], state: &watch::Sender<bool>) {
     loop {
         tokio::time::sleep(BEAT_EVERY).await;
-        let up = banner::answers(addresses).await;
+        let up = !banner::is_down(addresses).await;
         state.send_if_modified(|before| std::mem::replace(before, up) != up);
     }
 }
 
 /// Looks at sshd's configuration now and then, and more rarely at the machine: nvidia-smi may take seconds.
-async fn look_forever(watcher: &mut Watcher, identity: &Identity, ip: &str, known: &watch::Sender<Facts>) {
+async fn look_forever(
+    watcher: &mut Watcher,
+    identity: &Identity,
+    (ip, gpus): (&str, &[Gpu]),
+    known: &watch::Sender<Facts>,
+) {
     loop {
-        let facts = register::gather(ip).await;
+        let facts = register::gather(ip, gpus).await;
         known.send_if_modified(|before| {
             let changed = *before != facts;
             *before = facts;

@@ -11,17 +11,19 @@
 //! sshd      the control plane's CA, probe  accounts  locks and reopens one account
 //! dial      TCP, TLS, one HTTP request     process   runs commands, ends processes of a uid
 //! install   puts the agent on a machine, and takes it off again
+//! containers  a port for a booking system that starts containers itself; off by default
 //! ```
 
 mod accounts;
 mod banner;
 mod check;
 mod config;
+mod containers;
 mod deadline;
 mod dial;
 mod facts;
+mod gpus;
 mod install;
-mod lease_file;
 mod link;
 mod pace;
 mod process;
@@ -29,6 +31,7 @@ mod register;
 mod service;
 mod sshd;
 mod state;
+mod way_in;
 
 use clap::Parser as _;
 use config::{Cli, Command, Config, Options};

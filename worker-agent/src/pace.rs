@@ -8,14 +8,14 @@ use std::{
 
 /// Pauses that double from `first` to `longest`, each made up to twice as long by chance, without an end.
 #[derive(Debug)]
-pub struct Pauses {
+pub struct Backoff {
     builder: ExponentialBuilder,
     running: ExponentialBackoff,
     longest: Duration,
 }
 
-impl Pauses {
-    /// Between `first` and at most `longest`, chance included.
+impl Backoff {
+    /// Makes pauses between `first` and at most `longest`, chance included.
     pub fn new(first: Duration, longest: Duration) -> Self {
         let builder = ExponentialBuilder::default()
             .with_min_delay(first)
@@ -40,7 +40,7 @@ impl Pauses {
 /// Says that something fails: at once, when the reason changes, then at intervals that double from 15 s
 /// to 15 min; and once that it works again.
 #[derive(Debug)]
-pub struct Complaint {
+pub struct ThrottledWarning {
     what: &'static str,
     failing: Option<Failing>,
 }
@@ -57,13 +57,13 @@ struct Failing {
 const SAY_FIRST: Duration = Duration::from_secs(15);
 const SAY_LONGEST: Duration = Duration::from_secs(900);
 
-impl Complaint {
-    /// For what is tried: "the registration".
+impl ThrottledWarning {
+    /// Makes the complaint about what is tried: "the registration".
     pub const fn new(what: &'static str) -> Self {
         Self { what, failing: None }
     }
 
-    /// It failed at `now`; true if that was said.
+    /// Records a failure at `now`; returns whether it was logged.
     pub fn failed(&mut self, why: impl Display, now: Instant) -> bool {
         let why = why.to_string();
         let Some(failing) = &mut self.failing else {
@@ -87,7 +87,7 @@ impl Complaint {
         true
     }
 
-    /// It works at `now`; says so if it did not before.
+    /// Records a success at `now`; logs it if there were failures before.
     pub fn works(&mut self, now: Instant) {
         if let Some(failing) = self.failing.take() {
             let for_s = now.duration_since(failing.since).as_secs();
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn pauses_grow_between_their_bounds_and_never_end() {
         let (first, longest) = (Duration::from_millis(500), Duration::from_secs(30));
-        let mut pauses = Pauses::new(first, longest);
+        let mut pauses = Backoff::new(first, longest);
         let taken: Vec<_> = (0..1000).map(|_| pauses.next_pause()).collect();
         assert!(taken.iter().all(|&pause| first <= pause && pause <= longest));
         assert!(taken[0] <= first * 2 && taken[999] >= longest / 2);
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_same_failure_is_said_ever_more_rarely() {
-        let (mut complaint, start) = (Complaint::new("it"), Instant::now());
+        let (mut complaint, start) = (ThrottledWarning::new("it"), Instant::now());
         let said =
             (0..3600).filter(|&s| complaint.failed("no route", start + Duration::from_secs(s))).count();
         assert!((5..=10).contains(&said), "{said} times in an hour");

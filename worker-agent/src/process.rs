@@ -1,30 +1,26 @@
-//! Commands that are run, and processes that are ended.
+//! Commands that are run.
 
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     ffi::OsStr,
-    fs,
     io::{self, Read},
     process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
-/// How often the processes of a uid are looked for before it is given up for now.
-const ROUNDS_MAX: u32 = 50;
-
-/// What a command left.
+/// Result of a command.
 #[derive(Debug)]
 pub struct Finished {
-    /// How it ended.
+    /// Exit status of the command.
     pub status: ExitStatus,
-    /// What it printed.
+    /// Standard output of the command.
     pub stdout: String,
-    /// What it complained of.
+    /// Standard error of the command.
     pub stderr: String,
 }
 
 impl Finished {
-    /// Its complaint in one line, for a log.
+    /// Returns the command's error message and status in one line, for a log.
     pub fn complaint(&self) -> String {
         let text = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
         let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -75,67 +71,6 @@ fn read_start(pipe: impl Read) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Ends every process that has `uid` as real, effective, saved or file-system uid: stops them all first, so
-/// that none can start another, then kills until none is left. Returns how many it killed, and whether any
-/// was left at last.
-pub fn end_all_of(uid: u32) -> (usize, bool) {
-    let mut killed = std::collections::BTreeSet::new();
-    for round in 0..ROUNDS_MAX {
-        let found = processes_of(uid);
-        if found.is_empty() {
-            return (killed.len(), false);
-        }
-        for pid in &found {
-            send(*pid, uid, Signal::STOP);
-        }
-        for pid in found {
-            if send(pid, uid, Signal::KILL) {
-                killed.insert(pid);
-            }
-        }
-        // The kernel needs a moment to take a killed process apart.
-        std::thread::sleep(Duration::from_millis(u64::from(round).min(20)));
-    }
-    (killed.len(), !processes_of(uid).is_empty())
-}
-
-/// Processes of `uid`, those excepted that have ended and only wait to be noticed.
-pub fn processes_of(uid: u32) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| belongs_to(*pid, uid))
-        .collect()
-}
-
-fn belongs_to(pid: i32, uid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| status_is_of(&status, uid))
-}
-
-fn status_is_of(status: &str, uid: u32) -> bool {
-    let mut ended = false;
-    for line in status.lines() {
-        if let Some(state) = line.strip_prefix("State:") {
-            ended = state.trim_start().starts_with(['Z', 'X']);
-        } else if let Some(uids) = line.strip_prefix("Uid:") {
-            return !ended && uids.split_whitespace().any(|field| field.parse() == Ok(uid));
-        }
-    }
-    false
-}
-
-/// Sends `signal` to `pid` if it still is a process of `uid`. The process is held by a descriptor while it
-/// is looked at, so that a number used anew meanwhile is not hit.
-fn send(pid: i32, uid: u32, signal: Signal) -> bool {
-    let Some(number) = Pid::from_raw(pid) else { return false };
-    match pidfd_open(number, PidfdFlags::empty()) {
-        Ok(held) => belongs_to(pid, uid) && pidfd_send_signal(held, signal).is_ok(),
-        Err(rustix::io::Errno::SRCH) => false,
-        // A kernel before 5.3, or no descriptors left.
-        Err(_) => belongs_to(pid, uid) && kill_process(number, signal).is_ok(),
-    }
-}
-
 /// Sends SIGHUP to `pid`.
 ///
 /// # Errors
@@ -148,17 +83,6 @@ pub fn hang_up(pid: i32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_process_belongs_to_any_of_its_four_uids() {
-        let status =
-            |uids: &str| format!("Name:\tx\nUmask:\t0022\nState:\tS (sleeping)\nUid:\t{uids}\nGid:\t1\n");
-        for uids in ["7\t0\t0\t0", "0\t7\t0\t0", "0\t0\t7\t0", "0\t0\t0\t7"] {
-            assert!(status_is_of(&status(uids), 7), "{uids}");
-        }
-        assert!(!status_is_of(&status("70\t17\t0\t0"), 7));
-        assert!(!status_is_of("Name:\tx\nState:\tZ (zombie)\nUid:\t7\t7\t7\t7\n", 7));
-    }
 
     #[test]
     fn a_command_that_hangs_is_killed() {

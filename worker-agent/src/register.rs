@@ -7,22 +7,33 @@ use crate::{
     config::Config,
     dial::{DialError, Reply},
     facts,
-    pace::{Complaint, Pauses},
+    pace::{Backoff, ThrottledWarning},
+    sshd::Sshd,
     state::{Identity, StateDir},
 };
-use orion_domain::{NodeId, Secret, node::Facts};
+use orion_domain::{
+    NodeId, Secret,
+    node::{Facts, Gpu},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     io,
     net::IpAddr,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 const PATH: &str = "/api/workers/register";
+/// Header with the boot id of this machine's kernel: tells this machine from a copy of it.
+pub(crate) const BOOT_ID: &str = "orion-boot-id";
+/// Header with the SHA-256 of this machine's machine id.
+const MACHINE_ID: &str = "orion-machine-id";
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Longest pause that a control plane can ask for.
+const ASKED_PAUSE_MAX: Duration = Duration::from_secs(3600);
 
-/// What is sent.
+/// Body of the registration request.
 #[derive(Debug, Serialize)]
 pub struct Body<'a> {
     hostname: &'a str,
@@ -31,6 +42,8 @@ pub struct Body<'a> {
     host_keys: Vec<String>,
     #[serde(flatten)]
     facts: Facts,
+    #[serde(skip)]
+    given_gpus: &'a [Gpu],
     tags: Vec<&'a str>,
 }
 
@@ -75,15 +88,17 @@ struct Problem {
 /// A registration that succeeded.
 #[derive(Debug)]
 pub struct Registered {
-    /// Who this node is now.
+    /// Identity of this node from now on.
     pub identity: Identity,
     /// The address that was reported.
     pub ip: String,
     /// The inventory that was reported.
     pub facts: Facts,
+    /// The GPUs of the agent's settings.
+    pub gpus: Vec<Gpu>,
 }
 
-/// Why a try failed.
+/// Reason for the failure of a try.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{0}")]
@@ -94,16 +109,23 @@ enum Failure {
     Dial(#[from] DialError),
     #[error("the control plane is not well ({status}): {detail}")]
     NotWell { status: u16, detail: String, retry_after: Option<Duration> },
+    #[error("too many requests for the control plane (429): {detail}")]
+    TooMany { detail: String, retry_after: Duration },
     #[error("the control plane refuses this node ({status}): {detail}")]
     Refused { status: u16, detail: String, retry_after: Option<Duration> },
     #[error("{0}")]
     Stuck(String),
 }
 
+/// The host keys that this machine's sshd shows.
+fn own_host_keys(config: &Config) -> Result<Vec<String>, String> {
+    Sshd::new(&config.sshd_config_dir, &config.sshd_pid_file, PathBuf::new()).usable_host_keys()
+}
+
 /// Registers, again and again, until it is accepted.
 pub async fn until_accepted(config: &Config, state: &StateDir, known: Option<&Identity>) -> Registered {
-    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
-    let mut complaint = Complaint::new("the registration");
+    let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut complaint = ThrottledWarning::new("the registration");
     loop {
         let failure = match attempt(config, state, known).await {
             Ok(registered) => {
@@ -119,6 +141,7 @@ pub async fn until_accepted(config: &Config, state: &StateDir, known: Option<&Id
                 let pause = pauses.next_pause();
                 retry_after.map_or(pause, |wish| wish.clamp(pause.min(LONGEST_PAUSE), LONGEST_PAUSE))
             }
+            Failure::TooMany { retry_after, .. } => pauses.next_pause().max(retry_after),
             Failure::Refused { retry_after, .. } => match retry_after {
                 Some(wish) => wish.clamp(Duration::from_secs(1), config.refused_retry),
                 None => config.refused_retry,
@@ -154,7 +177,10 @@ async fn attempt(config: &Config, state: &StateDir, known: Option<&Identity>) ->
 
 async fn post(config: &Config, token: &Secret, key: Option<&str>, body: &str) -> Result<Reply, DialError> {
     let bearer = format!("Bearer {}", token.expose());
-    let mut headers = vec![("authorization", bearer.as_str())];
+    let boot_id = facts::boot_id();
+    let mut headers = vec![("authorization", bearer.as_str()), (BOOT_ID, boot_id.as_str())];
+    let machine_id = facts::machine_id_sha256();
+    headers.extend(machine_id.as_deref().map(|sha256| (MACHINE_ID, sha256)));
     headers.extend(key.map(|key| ("idempotency-key", key)));
     config.api.post_json(PATH, &headers, body.to_owned()).await
 }
@@ -165,6 +191,10 @@ fn accepted(reply: &Reply) -> Result<Accepted, Failure> {
         200 | 201 => serde_json::from_slice(&reply.body)
             .map_err(|error| Failure::Stuck(format!("the control plane's reply is not understood: {error}"))),
         408 | 425 | 500..=599 => Err(Failure::NotWell { status, detail: detail(&reply.body), retry_after }),
+        429 => {
+            let retry_after = least_pause(retry_after);
+            Err(Failure::TooMany { detail: detail(&reply.body), retry_after })
+        }
         300..=399 => Err(Failure::Stuck(format!(
             "the control plane sends this node elsewhere ({status}); set API_ENDPOINT to where it really answers"
         ))),
@@ -172,7 +202,12 @@ fn accepted(reply: &Reply) -> Result<Accepted, Failure> {
     }
 }
 
-/// What a problem reply says, cut to what fits into a line of a log.
+/// The least pause after a 429: what it asks for.
+pub(crate) fn least_pause(retry_after: Option<Duration>) -> Duration {
+    retry_after.unwrap_or_default().min(ASKED_PAUSE_MAX)
+}
+
+/// Returns the text of a problem reply, cut to what fits into a line of a log.
 fn detail(body: &[u8]) -> String {
     let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
     let mut text = problem
@@ -211,10 +246,10 @@ fn keep(
     let identity = Identity { node_id, node_token, ssh_ca };
     state.keep(&identity)?;
     tracing::info!("registered as node {node_id} ({} at {} port {})", body.hostname, body.ip, body.ssh_port);
-    Ok(Registered { identity, ip: body.ip, facts: body.facts })
+    Ok(Registered { identity, ip: body.ip, facts: body.facts, gpus: body.given_gpus.to_vec() })
 }
 
-/// This node's address as the control plane should dial it now.
+/// Returns this node's address as the control plane should dial it now.
 pub async fn address(config: &Config) -> Result<String, DialError> {
     match &config.ip {
         Some(ip) => Ok(ip.to_string()),
@@ -227,17 +262,18 @@ async fn body(config: &Config) -> Result<Body<'_>, Failure> {
     Ok(Body {
         hostname: config.hostname.as_str(),
         ssh_port: config.ssh_port,
-        host_keys: facts::host_keys(&config.sshd_config_dir).map_err(Failure::Machine)?,
-        facts: gather(&ip).await,
+        host_keys: own_host_keys(config).map_err(Failure::Machine)?,
+        facts: gather(&ip, &config.gpus).await,
+        given_gpus: &config.gpus,
         tags: config.tags.iter().map(|tag| tag.as_str()).collect(),
         ip,
     })
 }
 
 /// [`facts::gather`] without holding up anything else.
-pub async fn gather(ip: &str) -> Facts {
-    let towards = ip.parse::<IpAddr>().ok();
-    tokio::task::spawn_blocking(move || facts::gather(towards)).await.unwrap_or_default()
+pub async fn gather(ip: &str, given: &[Gpu]) -> Facts {
+    let (towards, given) = (ip.parse::<IpAddr>().ok(), given.to_vec());
+    tokio::task::spawn_blocking(move || facts::gather(towards, given)).await.unwrap_or_default()
 }
 
 /// Prints what would be sent.

@@ -3,11 +3,15 @@
 //! A change is tested by sshd itself (`sshd -t`) before sshd is told of it, and undone when refused: a node
 //! whose sshd does not start again is lost.
 
+mod effective;
+mod site;
+
+pub use effective::Effective;
+
 use crate::{process, state::write_whole};
-use orion_domain::credentials::SshPublicKey;
+use orion_domain::{credentials::SshPublicKey, ssh_algorithms::no_usable_host_key};
 use std::{
     fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -15,7 +19,7 @@ use std::{
 
 const TOOL_MAX: Duration = Duration::from_secs(20);
 
-/// Where this node's sshd keeps its things.
+/// Paths of this node's sshd.
 #[derive(Clone, Debug)]
 pub struct Sshd {
     config_dir: PathBuf,
@@ -26,19 +30,8 @@ pub struct Sshd {
     root: PathBuf,
 }
 
-/// What sshd makes of its configuration (`sshd -T` for root).
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Effective {
-    trusted_ca: String,
-    permit_root_login: String,
-    pubkey_authentication: String,
-    principals_file: String,
-    /// Addresses under which it is reached from this machine.
-    pub listens: Vec<SocketAddr>,
-}
-
 impl Sshd {
-    /// By its directories; `told_file` is the agent's.
+    /// Takes the paths of this machine's sshd; `told_file` is the agent's.
     pub fn new(config_dir: &Path, pid_file: &Path, told_file: PathBuf) -> Self {
         let (config_dir, pid_file) = (config_dir.to_owned(), pid_file.to_owned());
         Self { config_dir, pid_file, told_file, root: "/".into() }
@@ -148,8 +141,8 @@ impl Sshd {
         Ok(true)
     }
 
-    fn files(&self) -> [(PathBuf, Option<String>); 2] {
-        [self.ca_file(), self.snippet_file()].map(|path| {
+    fn files(&self) -> [(PathBuf, Option<String>); 3] {
+        [self.ca_file(), self.snippet_file(), self.lease_rule_file()].map(|path| {
             let text = fs::read_to_string(&path).ok();
             (path, text)
         })
@@ -212,8 +205,8 @@ impl Sshd {
         done.map_err(|error| error.to_string())
     }
 
-    /// Lets sshd judge its configuration. What belongs to a running sshd, and not to its configuration, is lent
-    /// to it for as long as that takes.
+    /// Checks sshd's configuration with `sshd -t`. What belongs to a running sshd, and not to its
+    /// configuration, is lent to it for as long as that takes.
     ///
     /// # Errors
     /// What it says.
@@ -247,7 +240,7 @@ impl Sshd {
         }
     }
 
-    /// What sshd makes of its configuration. Blocks.
+    /// Returns sshd's effective configuration. Blocks.
     ///
     /// # Errors
     /// What sshd says against it.
@@ -259,7 +252,8 @@ impl Sshd {
         Ok(Effective::parse(&done.stdout))
     }
 
-    /// What keeps the control plane from logging in although the authority is installed, with a remedy each.
+    /// Lists what keeps the control plane from logging in although the authority is installed, with a remedy
+    /// each.
     pub fn obstacles(&self, effective: &Effective) -> Vec<String> {
         let mut found = Vec::new();
         let main = self.config_dir.join("sshd_config");
@@ -293,7 +287,18 @@ impl Sshd {
                 effective.principals_file
             ));
         }
+        found.extend(effective.disagreements());
         found
+    }
+
+    /// Returns the host keys that sshd shows, if the control plane can verify one of them. Blocks.
+    ///
+    /// # Errors
+    /// There is none, or none that it verifies; with the remedy.
+    pub fn usable_host_keys(&self) -> Result<Vec<String>, String> {
+        let keys = self.host_keys()?;
+        let parsed: Vec<SshPublicKey> = keys.iter().filter_map(|line| line.parse().ok()).collect();
+        no_usable_host_key(&parsed).map_or(Ok(keys), Err)
     }
 
     /// Tells the running sshd to read its configuration anew. False if none runs.
@@ -324,38 +329,6 @@ impl Sshd {
 
 fn is(path: &Path, text: &str) -> bool {
     fs::read_to_string(path).is_ok_and(|found| found == text)
-}
-
-impl Effective {
-    fn parse(text: &str) -> Self {
-        let mut effective = Self::default();
-        for line in text.lines() {
-            let (key, value) = line.split_once(' ').unwrap_or((line, ""));
-            match key {
-                "trustedusercakeys" => effective.trusted_ca = value.into(),
-                "permitrootlogin" => effective.permit_root_login = value.into(),
-                "pubkeyauthentication" => effective.pubkey_authentication = value.into(),
-                "authorizedprincipalsfile" => effective.principals_file = value.into(),
-                "listenaddress" => {
-                    if let Ok(address) = value.split(' ').next().unwrap_or_default().parse() {
-                        effective.listens.push(from_here(address));
-                    }
-                }
-                _ => {}
-            }
-        }
-        effective
-    }
-}
-
-/// Where a socket that listens at `address` is reached from this machine.
-fn from_here(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 fn authority_file(authority: &[String]) -> Result<String, String> {
@@ -449,6 +422,73 @@ mod tests {
         let mut listens = effective.listens;
         listens.sort();
         assert_eq!(listens, ["127.0.0.1:2299".parse().unwrap(), "[::1]:2299".parse().unwrap()]);
+    }
+
+    #[test]
+    fn the_host_keys_are_those_that_sshd_shows() {
+        let dir = dir(INCLUDES);
+        let path = |name: &str| dir.root.path().join(name);
+        for (kind, name) in [("ed25519", "site_key"), ("rsa", "other_rsa")] {
+            let file = path(name);
+            let args = ["-q", "-t", kind, "-N", "", "-f", file.to_str().unwrap()];
+            assert!(process::run("ssh-keygen", &args, TOOL_MAX).unwrap().status.success());
+        }
+        let public = |name: &str| {
+            let text = fs::read_to_string(path(name)).unwrap();
+            text.split(' ').take(2).collect::<Vec<_>>().join(" ").trim().to_owned()
+        };
+        let site = public("site_key.pub");
+        // A key at the usual place that sshd is not told to use, and one without its public half.
+        fs::remove_file(path("site_key.pub")).unwrap();
+        fs::write(path("sshd_config"), format!("HostKey {}\n", path("site_key").display())).unwrap();
+        assert_eq!(dir.sshd.host_keys().unwrap(), [site]);
+        let (ed25519, rsa) = (path("ssh_host_ed25519_key"), path("other_rsa"));
+        let only_rsa = "HostKeyAlgorithms rsa-sha2-512";
+        let config = format!("HostKey {}\nHostKey {}\n{only_rsa}\n", ed25519.display(), rsa.display());
+        fs::write(path("sshd_config"), config).unwrap();
+        assert_eq!(dir.sshd.host_keys().unwrap(), [public("other_rsa.pub")]);
+        let refused = dir.sshd.usable_host_keys().unwrap_err();
+        assert!(refused.contains("(ssh-rsa)") && refused.contains("ssh-keygen"), "{refused}");
+        let disagreements = dir.sshd.effective().unwrap().disagreements();
+        assert!(
+            disagreements.len() == 1 && disagreements[0].starts_with("HostKeyAlgorithms"),
+            "{disagreements:?}"
+        );
+    }
+
+    #[test]
+    fn algorithms_without_a_common_one_are_named_on_both_sides() {
+        for (line, ours) in [
+            ("KexAlgorithms diffie-hellman-group16-sha512", "curve25519-sha256"),
+            ("Ciphers aes192-ctr", "aes256-ctr"),
+            ("Ciphers aes256-ctr\nMACs umac-128@openssh.com", "hmac-sha2-256"),
+            ("CASignatureAlgorithms rsa-sha2-512", "ssh-ed25519"),
+            ("PubkeyAcceptedAlgorithms rsa-sha2-512", "ssh-ed25519-cert-v01@openssh.com"),
+        ] {
+            let dir = dir(&format!("{line}\n"));
+            let (setting, theirs) = line.lines().last().unwrap().split_once(' ').unwrap();
+            let found = dir.sshd.effective().unwrap().disagreements();
+            let said = found.join("; ");
+            assert!(
+                found.len() == 1 && [setting, theirs, ours].iter().all(|part| said.contains(part)),
+                "{line}: {said}"
+            );
+        }
+        for fine in ["Ciphers aes256-ctr", "KexAlgorithms ecdh-sha2-nistp384", "MACs hmac-sha2-512"] {
+            assert_eq!(
+                dir(&format!("{fine}\n")).sshd.effective().unwrap().disagreements(),
+                [] as [String; 0]
+            );
+        }
+    }
+
+    #[test]
+    fn the_rule_for_lease_accounts_is_taken_by_sshd_and_goes_with_the_rest() {
+        let dir = dir(INCLUDES);
+        assert!(dir.sshd.open_leases().unwrap() && !dir.sshd.open_leases().unwrap());
+        dir.sshd.test().unwrap();
+        assert!(dir.sshd.distrust().unwrap());
+        assert!(!dir.sshd.lease_rule_file().exists());
     }
 
     #[test]

@@ -10,12 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Who this node is to the control plane.
+/// Identity of this node at the control plane.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Its number there.
+    /// Number of the node at the control plane.
     pub node_id: NodeId,
-    /// What proves it.
+    /// Token that proves the identity.
     pub node_token: Secret,
     /// The control plane's certificate authority, one public key a line.
     pub ssh_ca: Vec<String>,
@@ -61,7 +61,7 @@ impl StateDir {
         self.dir.join(name)
     }
 
-    /// Who this node is; none before the first registration.
+    /// Returns this node's identity; none before the first registration.
     ///
     /// # Errors
     /// The file cannot be read; [`io::ErrorKind::InvalidData`] when it is not understood.

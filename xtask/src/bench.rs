@@ -1,12 +1,11 @@
 //! `cargo xtask bench`: installs what the benchmark needs, builds optimised programs, runs it (`bench/`).
 
-use crate::{
-    failure::Outcome,
-    install, process,
-    repo::{self, program_directory},
-    terminal,
-};
-use std::process::Command;
+use crate::{install, test::cargo};
+use orion_console::{Outcome, process, repo::program_directory, terminal};
+
+/// Variables that the benchmark, run by `sudo`, still needs; cargo is run by it for the coverage alone.
+const KEPT: [&str; 7] =
+    ["PATH", "RUST_LOG", "HOME", "CARGO_HOME", "RUSTUP_HOME", "LLVM_COV", "LLVM_PROFDATA"];
 
 /// Runs the benchmark with these arguments; its table is on standard output.
 ///
@@ -14,14 +13,13 @@ use std::process::Command;
 /// When something cannot be installed or built, or when a figure could not be measured. A missed goal is
 /// none.
 pub fn bench(arguments: &[String]) -> Outcome {
-    let prefix = process::root_prefix("making workers, as the benchmark does,", &["PATH", "RUST_LOG"])?;
+    let prefix = process::root_prefix("making workers, as the benchmark does,", &KEPT)?;
     install::install_missing(install::BENCH)?;
     install::make_sshd_directory()?;
     terminal::heading("Build the optimised programs");
     let services = ["-p", "orion-control-plane", "-p", "orion-scheduler"];
     let programs = ["-p", "orion-cli", "-p", "orion-agent", "-p", "orion-bench"];
-    let mut build = Command::new("cargo");
-    process::run(build.args(["build", "--release"]).args(services).args(programs).current_dir(repo::root()))?;
+    process::run(cargo(&["build", "--release"]).args(services).args(programs))?;
     terminal::heading("Measure");
     let directory = program_directory("release")?;
     let (program, bin_dir) = (directory.join("orion-bench").display().to_string(), directory.display());

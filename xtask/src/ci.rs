@@ -1,11 +1,10 @@
 //! `cargo xtask ci`: every check, the cheap ones first, then the tests.
 
 use crate::{
-    checks, event_kinds,
-    failure::{Failure, Outcome},
-    generated, install, process, terminal,
+    checks, doc_comments, generated, install,
     test::{self, Phases, cargo},
 };
+use orion_console::{Failure, Outcome, process, repo, terminal};
 
 /// The longest that the advisories' database may take to arrive, in seconds, as timeout(1) reads it.
 const FETCH_TIMEOUT_S: &str = "60";
@@ -25,43 +24,27 @@ pub fn ci() -> Outcome {
     })?;
     run.cheap_checks();
     run.check("clippy", "Clippy", || {
-        process::run(&mut cargo(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--keep-going",
-            "--",
-            "-D",
-            "warnings",
-        ]))
+        let words = "clippy --workspace --all-targets --keep-going -- -D warnings";
+        process::run(&mut cargo(&words.split(' ').collect::<Vec<_>>()))
     });
     run.check("doc", "Documentation", || {
-        process::run(
-            cargo(&["doc", "--workspace", "--no-deps", "--keep-going"]).env("RUSTDOCFLAGS", "-D warnings"),
-        )
+        let words = ["doc", "--workspace", "--no-deps", "--keep-going"];
+        process::run(cargo(&words).env("RUSTDOCFLAGS", "-D warnings"))
     });
     let tests = test::build_and_run(&mut run.phases);
     run.check("client", "Generated files and the TypeScript client", generated::check);
-    if !run.failed.is_empty() {
-        terminal::bad(&format!("failed: {}", run.failed.join(", ")));
-    }
+    let verdict = run.verdict();
     test::finish(&run.phases, tests)?;
-    run.verdict()
+    verdict
 }
 
 /// Runs only the checks that compile nothing.
-///
-/// # Errors
-/// When any failed.
 pub fn check() -> Outcome {
     let mut run = Run::default();
     run.phases.time("install", || install::install_missing(install::CHECKS))?;
     run.cheap_checks();
     terminal::heading("Summary");
     terminal::note(&run.phases.line());
-    if !run.failed.is_empty() {
-        terminal::bad(&format!("failed: {}", run.failed.join(", ")));
-    }
     run.verdict()
 }
 
@@ -76,14 +59,18 @@ impl Run {
         self.check("fmt", "Format", || process::run(&mut cargo(&["fmt", "--all", "--check"])));
         self.check("files", "Files of at most 600 lines", checks::file_lengths);
         self.check("documents", "Documents name what exists", checks::documents);
-        self.check("events", "Every kind of event is documented", event_kinds::check);
+        self.check("comments", "Doc comments say what they define", doc_comments::check);
         self.check("shellcheck", "Shell scripts", checks::shell_scripts);
         self.check("deny", "Licences, bans, sources", deny);
         self.check("advisories", "Advisories", advisories);
     }
 
     fn verdict(&self) -> Outcome {
-        if self.failed.is_empty() { Ok(()) } else { Err(Failure::told()) }
+        if self.failed.is_empty() {
+            return Ok(());
+        }
+        terminal::bad(&format!("failed: {}", self.failed.join(", ")));
+        Err(Failure::told())
     }
 
     fn check(&mut self, name: &'static str, title: &str, check: impl FnOnce() -> Outcome) {
@@ -112,7 +99,7 @@ fn advisories() -> Outcome {
     let cargo_fetch = cargo(&["deny", "fetch", "db"]);
     let mut fetch = std::process::Command::new("timeout");
     fetch.arg(FETCH_TIMEOUT_S).arg(cargo_fetch.get_program()).args(cargo_fetch.get_args());
-    fetch.current_dir(crate::repo::root());
+    fetch.current_dir(repo::root());
     terminal::command(&process::shown(&fetch));
     let fetched = process::output(&mut fetch)?;
     if !fetched.status.success() {

@@ -2,12 +2,12 @@
 //!
 //! No system service is started: the tests and the demo run their own sshd and MariaDB, on their own addresses.
 
-use crate::{
-    failure::{Failure, Outcome, failed_to},
-    process::{capture, command_of, find_program, root_prefix, shown},
+use orion_console::{
+    Failure, Outcome,
+    process::{capture, command_of, find_program, root_prefix},
     terminal,
 };
-use std::{fs, path::Path, process::Command};
+use std::{path::Path, process::Command};
 
 /// A package, how to see that it is there, and why it is needed.
 pub struct Need {
@@ -29,16 +29,26 @@ const UTIL_LINUX: Need =
 const CURL: Need = need("curl", &["curl"], "to speak to the API");
 const PROCPS: Need = need("procps", &["pkill", "ps"], "to end the processes of a lease");
 
+const SYSTEMD: Need =
+    need("systemd", &["systemctl", "systemd-analyze"], "tests of machines that boot with systemd");
+const DBUS: Need = need("dbus", &["dbus-daemon"], "workers in which systemd is process 1");
+const PAM_SYSTEMD: Need = need("libpam-systemd", &[], "workers whose logins are sessions of logind");
+const EXTRAUSERS: Need = need("libnss-extrausers", &[], "workers with accounts of a directory");
+const BTRFS: Need = need("btrfs-progs", &["mkfs.btrfs", "btrfs"], "workers whose homes are btrfs");
+
 const MARIADB: Need = need(
     "mariadb-server",
     &["mariadbd", "mariadb-install-db", "mariadb"],
     "what runs on MariaDB: the store's tests, the services",
 );
 
-/// For `cargo xtask demo`.
+/// Packages for `cargo xtask demo`.
 pub const DEMO: &[Need] = &[SSHD, SSH, IPROUTE, UTIL_LINUX, CURL, PROCPS];
 
-/// For `cargo xtask test`.
+/// Packages for the workers of `cargo xtask demo --fleet`.
+pub const FLEET: &[Need] = &[SYSTEMD, DBUS, PAM_SYSTEMD, EXTRAUSERS, BTRFS];
+
+/// Packages for `cargo xtask test`.
 pub const TESTS: &[Need] = &[
     SSHD,
     SSH,
@@ -54,17 +64,24 @@ pub const TESTS: &[Need] = &[
     need("sshpass", &["sshpass"], "logins with a password"),
     need("cron", &["cron", "crontab"], "tests that a lease's cron jobs go with it"),
     need("at", &["at", "atd"], "tests that a lease's at jobs go with it"),
-    need("systemd", &["systemctl", "systemd-analyze"], "tests of machines that boot with systemd"),
+    SYSTEMD,
+    DBUS,
+    PAM_SYSTEMD,
+    EXTRAUSERS,
+    BTRFS,
+    need("sudo", &["sudo"], "workers whose sudoers name users"),
+    need("faketime", &["faketime"], "machines whose clocks differ"),
     need("openrc", &["openrc-init", "openrc-run"], "tests of machines that boot with OpenRC"),
     need("iptables", &["iptables"], "tests of networks that drop packets"),
     need("caddy", &["caddy"], "TLS in front of the API"),
     need("docker.io", &["dockerd", "docker"], "workers and services as containers"),
     need("docker-compose", &["docker-compose"], "the composed stack"),
+    need("docker-registry", &["docker-registry"], "pulls of images"),
     need("mmdebstrap", &["mmdebstrap"], "the image that all others are built on"),
     need("binutils", &["strip"], "small images"),
 ];
 
-/// For `cargo xtask bench`.
+/// Packages for `cargo xtask bench`.
 pub const BENCH: &[Need] = &[
     SSHD,
     SSH,
@@ -74,13 +91,13 @@ pub const BENCH: &[Need] = &[
     need("ansible-core", &["ansible-playbook"], "what renting is compared with"),
 ];
 
-/// For `cargo xtask gen`.
+/// Packages for `cargo xtask gen`.
 pub const CLIENT: &[Need] = &[
     need("nodejs", &["node"], "to run the TypeScript client and its generator"),
     need("npm", &["npm"], "to install them"),
 ];
 
-/// For `cargo xtask ci`, beyond the tests.
+/// Packages for `cargo xtask ci`, beyond those for the tests.
 pub const CHECKS: &[Need] = &[need("shellcheck", &["shellcheck"], "to check the shell scripts")];
 
 impl Need {
@@ -105,21 +122,20 @@ pub fn install_missing(needs: &[Need]) -> Outcome {
             terminal::line(&format!("{:<16} {}", need.package, need.why));
         }
         install(&missing.iter().map(|need| need.package).collect::<Vec<_>>())?;
+        if Path::new("/run/systemd/system").is_dir() {
+            terminal::note("systemd starts the packages' services at the next boot, unless you forbid it:");
+            terminal::note("systemctl disable ssh mariadb cron atd");
+        }
         if let Some(need) = missing.iter().find(|need| !need.is_met()) {
-            return Err(Failure::new(format!(
-                "{} was installed, but what it should bring is not there",
-                need.package
-            ))
-            .hint(format!("apt-get install --reinstall {}", need.package)));
+            let absent = format!("{} was installed, but its programs are not there", need.package);
+            let hint = format!("apt-get install --reinstall {}", need.package);
+            return Err(Failure::new(absent).hint(hint));
         }
     }
     Ok(())
 }
 
 /// sshd refuses to start without its directory, which a machine's own sshd service would have made.
-///
-/// # Errors
-/// When it cannot be made.
 pub fn make_sshd_directory() -> Outcome {
     if Path::new("/run/sshd").is_dir() {
         return Ok(());
@@ -136,60 +152,26 @@ fn install(packages: &[&str]) -> Outcome {
         )));
     }
     let prefix = root_prefix("installing packages", &[])?;
-    let apt = |words: &[&str]| {
-        let fixed =
-            ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300"];
-        command_of(&prefix, &[&fixed, words].concat()).and_then(|mut command| {
-            terminal::command(&shown(&command));
-            capture(&mut command).map(drop)
-        })
-    };
-    let _quiet = NoServices::begin(&prefix)?;
-    // Lists that are absent or old name files that the mirror no longer has. Where there is no network, but a
-    // full cache, installing works all the same.
-    if let Err(failure) = apt(&["update"]) {
-        terminal::note(&format!("the package lists stay as they are: {failure}"));
-    }
-    apt(&[&["install", "--no-install-recommends"], packages].concat())
+    let words = [&["sh", "-ec", INSTALL, "sh"], packages].concat();
+    capture(&mut command_of(&prefix, &words)?)
+        .map(drop)
         .map_err(|failure| failure.hint("is there a way to a Debian mirror? see /etc/apt/sources.list.d"))
 }
 
-const POLICY: &str = "/usr/sbin/policy-rc.d";
-
-/// As long as it lives, packages do not start their services (invoke-rc.d(8): status 101 forbids it).
-struct NoServices<'prefix> {
-    prefix: &'prefix [String],
-    is_ours: bool,
-}
-
-impl<'prefix> NoServices<'prefix> {
-    fn begin(prefix: &'prefix [String]) -> Outcome<Self> {
-        if fs::symlink_metadata(POLICY).is_ok() {
-            return Ok(Self { prefix, is_ours: false });
-        }
-        let write = format!("printf '#!/bin/sh\\nexit 101\\n' >{POLICY} && chmod 755 {POLICY}");
-        capture(&mut command_of(prefix, &["sh", "-c", &write])?)
-            .map_err(failed_to("keep Debian from starting services"))?;
-        if Path::new("/run/systemd/system").is_dir() {
-            terminal::note(
-                "the packages' own services are not started now; systemd starts them at the next boot",
-            );
-            terminal::note("unless you forbid it: systemctl disable ssh mariadb cron atd");
-        }
-        Ok(Self { prefix, is_ours: true })
-    }
-}
-
-impl Drop for NoServices<'_> {
-    fn drop(&mut self) {
-        if self.is_ours
-            && let Ok(mut command) = command_of(self.prefix, &["rm", "-f", POLICY])
-            && let Err(failure) = capture(&mut command)
-        {
-            terminal::bad(&format!("{POLICY} is left behind: {failure}"));
-        }
-    }
-}
+/// Installs its arguments without starting their services (invoke-rc.d(8): status 101 of the policy forbids it).
+/// Package lists that are absent or old name files that the mirror no longer has; where there is no network, but a
+/// full cache, installing works with the old ones.
+const INSTALL: &str = "\
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    trap 'rm -f $policy' EXIT
+    printf '#!/bin/sh\\nexit 101\\n' >$policy
+    chmod 755 $policy
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt() { apt-get -q -y -o DPkg::Lock::Timeout=300 \"$@\"; }
+apt update || echo 'the package lists stay as they are'
+apt install --no-install-recommends \"$@\"";
 
 #[cfg(test)]
 mod tests {

@@ -1,67 +1,53 @@
 //! The counts of a test run, read from the result line of each test program.
 
-use crate::terminal;
+use orion_console::terminal;
 
-/// What all test programs together reported.
+/// Sum of the results of all test programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Tests that passed.
     pub passed: u64,
-    /// Tests that failed.
     pub failed: u64,
-    /// Tests marked `#[ignore]`.
     pub ignored: u64,
-    /// Tests that a filter left out.
     pub filtered_out: u64,
-    /// Result lines seen.
-    pub programs: u64,
 }
 
 impl Tally {
     /// Takes one line of output; anything but a result line is passed over.
     pub fn take(&mut self, line: &str) {
         let line = terminal::without_colour(line);
-        let Some((_, counts)) =
-            line.trim().strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
-        else {
-            return;
-        };
-        let mut seen = Self { programs: 1, ..Self::default() };
-        for part in counts.split("; ") {
+        let result = line.trim().strip_prefix("test result: ").and_then(|rest| rest.split_once(". "));
+        for part in result.map_or("", |(_, counts)| counts).split("; ") {
             let Some((number, what)) = part.trim().split_once(' ') else { continue };
             let Ok(number) = number.parse::<u64>() else { continue };
             match what {
-                "passed" => seen.passed = number,
-                "failed" => seen.failed = number,
-                "ignored" => seen.ignored = number,
-                "filtered out" => seen.filtered_out = number,
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.ignored += number,
+                "filtered out" => self.filtered_out += number,
                 _ => {}
             }
         }
-        self.passed += seen.passed;
-        self.failed += seen.failed;
-        self.ignored += seen.ignored;
-        self.filtered_out += seen.filtered_out;
-        self.programs += 1;
     }
 
-    /// What is wrong with the run, besides tests that failed. `cargo_succeeded` is cargo's own verdict.
+    /// The counts in words. Of a test program that crashed nobody knows how many would have failed: at least one.
+    pub fn counts(&self, cargo_succeeded: bool) -> String {
+        format!("{} passed, {} failed", self.passed, self.failed.max(u64::from(!cargo_succeeded)))
+    }
+
+    /// The fault of the run, if it has one. `cargo_succeeded` is cargo's own verdict.
     pub fn complaint(&self, cargo_succeeded: bool) -> Option<String> {
-        if self.passed == 0 {
-            return Some("no test passed".to_owned());
+        let (ignored, filtered_out, failed) = (self.ignored, self.filtered_out, self.failed);
+        match self {
+            Self { passed: 0, .. } => Some("no test passed".to_owned()),
+            _ if ignored > 0 || filtered_out > 0 => {
+                Some(format!("{ignored} tests ignored, {filtered_out} filtered out: none may be"))
+            }
+            _ if failed > 0 => Some(format!("{failed} tests failed, see above")),
+            _ if !cargo_succeeded => {
+                Some("cargo failed, but no test did: a test program crashed or did not compile".to_owned())
+            }
+            _ => None,
         }
-        if self.ignored > 0 || self.filtered_out > 0 {
-            return Some(format!(
-                "{} tests ignored, {} filtered out: none may be",
-                self.ignored, self.filtered_out
-            ));
-        }
-        if !cargo_succeeded && self.failed == 0 {
-            return Some(
-                "cargo failed, but no test did: a test program crashed or did not compile".to_owned(),
-            );
-        }
-        None
     }
 }
 
@@ -82,7 +68,7 @@ mod tests {
              test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\n\
              test result: \x1b[32mok\x1b(B\x1b[m. 12 passed; 0 failed; 3 ignored; 0 measured; 4 filtered out\n",
         );
-        assert_eq!(tally, Tally { passed: 13, failed: 1, ignored: 3, filtered_out: 4, programs: 2 });
+        assert_eq!(tally, Tally { passed: 13, failed: 1, ignored: 3, filtered_out: 4 });
     }
 
     #[test]
@@ -114,5 +100,15 @@ mod tests {
         let run = tally("test result: ok. 9 passed; 0 failed; 0 ignored; 0 filtered out");
         assert!(run.complaint(false).is_some());
         assert_eq!(run.complaint(true), None);
+    }
+
+    #[test]
+    fn a_run_that_failed_counts_as_failed_even_without_a_failed_test() {
+        let tally = Tally { passed: 3, ..Tally::default() };
+        let verdict =
+            |tally: Tally, succeeded| (tally.counts(succeeded), tally.complaint(succeeded).is_none());
+        assert_eq!(verdict(tally, true), ("3 passed, 0 failed".to_owned(), true));
+        assert_eq!(verdict(tally, false), ("3 passed, 1 failed".to_owned(), false));
+        assert_eq!(verdict(Tally { failed: 2, ..tally }, false), ("3 passed, 2 failed".to_owned(), false));
     }
 }

@@ -1,28 +1,36 @@
 //! `cargo xtask test`: installs what the tests need, builds once, runs all of them, and counts.
 
-use crate::{
-    failure::{Failure, Outcome, failed_to},
-    install, process, repo,
-    tally::Tally,
-    terminal,
-};
+use crate::{install, tally::Tally};
+use orion_console::{Failure, Outcome, failed_to, process, repo, terminal};
 use std::{
     env,
     io::{BufRead as _, BufReader},
-    path::Path,
+    num::NonZero,
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
-/// Where the tests find `orion` and `orion-agent`.
+/// Variable with the directory of `orion` and `orion-agent` for the tests.
 const BIN_DIR: &str = "ORION_BIN_DIR";
 
-/// Why the tests cannot run as anybody else.
+/// Reason why the tests need root.
 const WHY_ROOT: &str = "making namespaces, accounts and networks, as the tests do,";
 
+/// Variable for the number of tests of a program that run at once.
+const TEST_THREADS: &str = "RUST_TEST_THREADS";
+
 /// Variables that a test program run by `sudo` still needs.
-const KEPT: [&str; 7] =
-    [BIN_DIR, "PATH", "HOME", "RUST_BACKTRACE", "RUST_LOG", "CARGO_MANIFEST_DIR", "LD_LIBRARY_PATH"];
+const KEPT: [&str; 8] = [
+    BIN_DIR,
+    TEST_THREADS,
+    "PATH",
+    "HOME",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "CARGO_MANIFEST_DIR",
+    "LD_LIBRARY_PATH",
+];
 
 /// Runs everything; the last line is `N passed, N failed`.
 ///
@@ -47,15 +55,12 @@ pub fn check_root() -> Outcome {
     process::root_prefix(WHY_ROOT, &KEPT).map(drop)
 }
 
-/// How long each phase took.
+/// Times of the phases.
 #[derive(Default)]
 pub struct Phases(Vec<(&'static str, Duration)>);
 
 impl Phases {
     /// Runs one phase.
-    ///
-    /// # Errors
-    /// What the phase returns.
     pub fn time<T>(&mut self, name: &'static str, phase: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
         let begun = Instant::now();
         let outcome = phase();
@@ -73,9 +78,6 @@ impl Phases {
 }
 
 /// The two phases that CI has in common with `cargo xtask test`.
-///
-/// # Errors
-/// When the workspace does not build.
 pub fn build_and_run(phases: &mut Phases) -> Outcome<(Tally, bool)> {
     terminal::heading("Build the workspace and its tests");
     phases.time("build", || {
@@ -94,47 +96,40 @@ pub fn finish(phases: &Phases, outcome: Outcome<(Tally, bool)>) -> Outcome {
     terminal::heading("Summary");
     terminal::note(&phases.line());
     let (tally, succeeded) = outcome?;
-    let verdict = Verdict::new(tally, succeeded);
-    if let Some(complaint) = &verdict.complaint {
+    let complaint = tally.complaint(succeeded);
+    if let Some(complaint) = &complaint {
         terminal::bad(complaint);
     }
-    terminal::line(&verdict.counts);
-    if verdict.complaint.is_some() { Err(Failure::told()) } else { Ok(()) }
+    terminal::line(&tally.counts(succeeded));
+    if complaint.is_some() { Err(Failure::told()) } else { Ok(()) }
 }
 
-/// What a test run comes to.
-struct Verdict {
-    counts: String,
-    complaint: Option<String>,
-}
-
-impl Verdict {
-    fn new(tally: Tally, cargo_succeeded: bool) -> Self {
-        // Of a test program that crashed nobody knows how many would have failed: at least one.
-        let failed = tally.failed.max(u64::from(!cargo_succeeded));
-        let complaint = tally.complaint(cargo_succeeded);
-        Self {
-            counts: format!("{} passed, {failed} failed", tally.passed),
-            complaint: complaint
-                .or_else(|| (failed > 0).then(|| format!("{failed} tests failed, see above"))),
-        }
-    }
-}
-
-/// cargo, in the repository.
+/// cargo, in the repository. Without what the cargo that runs this program says of it: build scripts that look at
+/// that (ring's) would compile anew with each change between `cargo xtask …` and `cargo …`.
 pub fn cargo(words: &[&str]) -> Command {
     let mut command = Command::new("cargo");
     command.args(words).current_dir(repo::root());
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 
 fn run_tests() -> Outcome<(Tally, bool)> {
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
     command.env(BIN_DIR, repo::program_directory("debug")?);
+    if env::var_os(TEST_THREADS).is_none() {
+        // Most of a test's time is waiting for nodes, databases and timers.
+        let cores = thread::available_parallelism().map_or(2, NonZero::get);
+        command.env(TEST_THREADS, (2 * cores).to_string());
+    }
     // The tests make namespaces, accounts and networks. cargo stays who it is, only the tests are root's.
     let prefix = process::root_prefix(WHY_ROOT, &KEPT)?;
     if !prefix.is_empty() {
-        command.env(runner_variable()?, prefix.join(" "));
+        command.arg("--config").arg(format!("target.'cfg(all())'.runner = {prefix:?}"));
     }
     terminal::command(&process::shown(&command));
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(failed_to("run cargo test"))?;
@@ -154,27 +149,11 @@ fn run_tests() -> Outcome<(Tally, bool)> {
 /// The agent for workers without glibc, as the tests of containers take it: built here, so that they do not
 /// compile beside tests that measure time.
 fn build_static_agent() -> Outcome {
-    let target = host_triple()?;
-    let words =
-        ["build", "--package", "orion-agent", "--target", &target, "--target-dir", "target/static-agent"];
-    let mut command = cargo(&words);
+    let place = ["--target", "host-tuple", "--target-dir", "target/static-agent"];
+    let mut command = cargo(&["build", "--package", "orion-agent"]);
+    command.args(place);
     command.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_PROFILE_DEV_DEBUG", "0");
     process::run(command.env_remove("CARGO_ENCODED_RUSTFLAGS"))
-}
-
-/// What cargo calls this machine.
-fn host_triple() -> Outcome<String> {
-    let compiler = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let version = process::capture(Command::new(&compiler).arg("-vV"))?;
-    let triple = version.lines().find_map(|line| line.strip_prefix("host: "));
-    triple
-        .map(str::to_owned)
-        .ok_or_else(|| Failure::new(format!("{} does not name its host", Path::new(&compiler).display())))
-}
-
-/// `CARGO_TARGET_<TRIPLE>_RUNNER`: what cargo puts in front of a test program.
-fn runner_variable() -> Outcome<String> {
-    Ok(format!("CARGO_TARGET_{}_RUNNER", host_triple()?.to_uppercase().replace(['-', '.'], "_")))
 }
 
 #[cfg(test)]
@@ -185,23 +164,5 @@ mod tests {
     fn the_phases_are_listed_with_their_sum() {
         let phases = Phases(vec![("build", Duration::from_secs(61)), ("tests", Duration::from_millis(500))]);
         assert_eq!(phases.line(), "build 1 min 1 s, tests 500 ms; 1 min 2 s in total");
-    }
-
-    #[test]
-    fn a_run_that_failed_counts_as_failed_even_without_a_failed_test() {
-        let tally = Tally { passed: 3, ..Tally::default() };
-        let verdict = |tally, succeeded| {
-            let verdict = Verdict::new(tally, succeeded);
-            (verdict.counts, verdict.complaint.is_none())
-        };
-        assert_eq!(verdict(tally, true), ("3 passed, 0 failed".to_owned(), true));
-        assert_eq!(verdict(tally, false), ("3 passed, 1 failed".to_owned(), false));
-        assert_eq!(verdict(Tally { failed: 2, ..tally }, false), ("3 passed, 2 failed".to_owned(), false));
-    }
-
-    #[test]
-    fn the_runner_is_named_as_cargo_reads_it() {
-        let name = runner_variable().unwrap();
-        assert!(name.starts_with("CARGO_TARGET_") && name.ends_with("_LINUX_GNU_RUNNER"), "{name}");
     }
 }

@@ -21,7 +21,7 @@ use tokio::{
     process::Child,
 };
 
-/// What the process is told at its start; its database's URL is in `BENCH_DATABASE_URL`.
+/// Arguments of the process; the URL of its database is in `BENCH_DATABASE_URL`.
 #[derive(Args, Debug)]
 pub struct Serve {
     /// Connections to the database

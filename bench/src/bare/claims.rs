@@ -4,16 +4,17 @@ use crate::ground::PUBLIC_KEY;
 use sqlx::MySqlPool;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-/// Free nodes, as the store's placement means it; binds the time.
+/// Free nodes, as the store's placement means it.
 const FREE: &str = "admission = 'admitted' AND health = 'alive' AND quarantine IS NULL AND cordon IS NULL \
-                    AND lease_id IS NULL AND applied_version = desired_version \
-                    AND (claimed_until IS NULL OR claimed_until <= ?)";
-/// How long a claim lasts, in microseconds.
-const CLAIM_US: i64 = 30_000_000;
+                    AND whole_lease IS NULL AND applied_version = desired_version AND way_in = 'open' \
+                    AND cpu_held = 0 AND memory_held_mb = 0 AND transport = 'ssh'";
+/// Time for which the node is left to who provisions, in microseconds.
+const FIRST_TURN_US: i64 = 30_000_000;
 /// MariaDB's number for a transaction that was rolled back because of a deadlock.
 const DEADLOCK: u16 = 1213;
 
-/// Writes what the store's placement writes: a lease with its uid, its node's claim, the history and the event.
+/// Writes what the store's placement writes: the owner's count of placements, a lease with its uid, its node, the history,
+/// the hold and the event.
 /// The uid comes from `next_uid` in this process, which costs nothing; the store's come from the database, where
 /// several processes share them.
 ///
@@ -37,7 +38,7 @@ fn number(error: &dyn sqlx::error::DatabaseError) -> Option<u16> {
     error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>().map(sqlx::mysql::MySqlDatabaseError::number)
 }
 
-/// What is needed to work on a node.
+/// Columns needed to work on a node: id, address, SSH port, host keys and epoch.
 type Claimed = (i64, String, i64, String, i64);
 
 async fn try_skip_locked(pool: &MySqlPool, user: i64, uid: i64, now_us: i64) -> Result<i64, sqlx::Error> {
@@ -45,8 +46,11 @@ async fn try_skip_locked(pool: &MySqlPool, user: i64, uid: i64, now_us: i64) -> 
     let sql = format!(
         "SELECT id, addr, ssh_port, host_keys, epoch FROM nodes WHERE {FREE} LIMIT 1 FOR UPDATE SKIP LOCKED"
     );
-    let (node, ..): Claimed =
-        sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(now_us).fetch_one(&mut *tx).await?;
+    sqlx::query("UPDATE users SET placements = placements + 1 WHERE id = ? AND disabled_at IS NULL")
+        .bind(user)
+        .execute(&mut *tx)
+        .await?;
+    let (node, ..): Claimed = sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_one(&mut *tx).await?;
     let lease = sqlx::query(
         "INSERT INTO leases (uid, user_id, client_user, account_uid, password_hash, public_key, state, \
          state_since, node_id, occupies_node, leased_from, leased_until, on_node_loss, tags, request_key, \
@@ -68,13 +72,11 @@ async fn try_skip_locked(pool: &MySqlPool, user: i64, uid: i64, now_us: i64) -> 
     .await?
     .last_insert_id();
     sqlx::query(
-        "UPDATE nodes SET lease_id = ?, desired_version = desired_version + 1, epoch = epoch + 1, \
-         claimed_by = 'benchmark', claim_token = ?, claimed_until = ?, version = version + 1, changed_at = ? \
-         WHERE id = ?",
+        "UPDATE nodes SET whole_lease = ?, desired_version = desired_version + 1, first_turn_until = ?, \
+         version = version + 1, changed_at = ? WHERE id = ?",
     )
     .bind(lease)
-    .bind(word())
-    .bind(now_us + CLAIM_US)
+    .bind(now_us + FIRST_TURN_US)
     .bind(now_us)
     .bind(node)
     .execute(&mut *tx)
@@ -85,6 +87,14 @@ async fn try_skip_locked(pool: &MySqlPool, user: i64, uid: i64, now_us: i64) -> 
         .bind(now_us)
         .execute(&mut *tx)
         .await?;
+    sqlx::query(
+        "INSERT INTO holds (lease_id, node_id, role, whole, cpu_milli, memory_mb, desired, applied) \
+         VALUES (?, ?, 'current', 1, 0, 0, 1, 0)",
+    )
+    .bind(lease)
+    .bind(node)
+    .execute(&mut *tx)
+    .await?;
     sqlx::query(
         "INSERT INTO events (uid, at, kind, lease_id, node_id, user_id, data) \
          VALUES (?, ?, 'lease.placed', ?, ?, ?, '{}')",

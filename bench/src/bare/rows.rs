@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sqlx::{FromRow, MySqlPool};
 
-/// What `GET /api/nodes` shows of a node.
+/// Fields of a node in the reply of `GET /api/nodes`.
 #[derive(Debug, FromRow, Serialize)]
 pub struct NodeRow {
     /// The node.
@@ -54,7 +54,7 @@ pub async fn nodes_page(pool: &MySqlPool, after: i64, limit: u32) -> Result<Vec<
     .await
 }
 
-/// What `GET /api/rentals` shows of a lease.
+/// Fields of a lease in the reply of `GET /api/rentals`.
 #[derive(Debug, FromRow, Serialize)]
 pub struct RentalRow {
     id: i64,

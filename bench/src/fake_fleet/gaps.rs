@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Longest gap that is told apart, in milliseconds.
 const LONGEST_MS: usize = 120_000;
 
-/// What the histogram says.
+/// Number and percentiles of the gaps in a histogram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// How many gaps there were.
+    /// Number of gaps that have ended.
     pub count: u64,
     /// The middle one, in milliseconds.
     pub p50_ms: u64,
@@ -43,7 +43,7 @@ impl Gaps {
         }
     }
 
-    /// What they are like; `pending` are gaps that have not ended yet.
+    /// Returns the summary of the gaps; `pending` are gaps that have not ended yet.
     pub fn summary(&self, pending: impl IntoIterator<Item = u64>) -> Summary {
         let mut counts: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Relaxed)).collect();
         let finished: u64 = counts.iter().sum();

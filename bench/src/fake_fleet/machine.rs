@@ -1,7 +1,7 @@
 //! What one simulated node holds, and how it answers the playbooks: the reply stream and the exit status that the
 //! compiled scripts give (see `crates/fleet/src/playbook/mod.rs`).
 
-use orion_fleet::playbook::{PlaybookError, Playbooks};
+use orion_fleet::playbook::{NOT_KEPT, PlaybookError, Playbooks};
 use std::{collections::BTreeMap, fmt::Write as _};
 
 /// A playbook.
@@ -13,10 +13,14 @@ pub enum Order {
     Delete,
     /// `set_deadline`
     SetDeadline,
-    /// `lock_user`
-    Lock,
     /// `list_users`
     List,
+    /// `probe_login`
+    Probe,
+    /// `probe_login`, from the file that the node keeps
+    ProbeKept,
+    /// Keeping that file
+    KeepProbe,
 }
 
 /// The command lines that a simulated node knows.
@@ -25,7 +29,7 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Those of the playbooks that are built in.
+    /// Returns the orders of the built-in playbooks.
     ///
     /// # Errors
     /// Never with the files of this repository.
@@ -35,20 +39,23 @@ impl Orders {
             (playbooks.create_user(), Order::Create),
             (playbooks.delete_user(), Order::Delete),
             (playbooks.set_deadline(), Order::SetDeadline),
-            (playbooks.lock_user(), Order::Lock),
             (playbooks.list_users(), Order::List),
+            (playbooks.probe_login(), Order::Probe),
         ];
-        let known = known.map(|(playbook, order)| (playbook.command().to_owned(), order)).into();
+        let mut known: Vec<_> = known.map(|(playbook, order)| (playbook.command().to_owned(), order)).into();
+        let kept = playbooks.probe_login().kept();
+        known.push((kept.command(), Order::ProbeKept));
+        known.push((kept.keep_command(), Order::KeepProbe));
         Ok(Self { known })
     }
 
-    /// Which playbook this command line is.
+    /// Returns the order whose playbook is run by this command line.
     pub fn of(&self, command: &str) -> Option<Order> {
         self.known.iter().find(|(known, _)| known == command).map(|(_, order)| *order)
     }
 }
 
-/// How a run ends.
+/// Outcome of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The exit status.
@@ -67,22 +74,23 @@ impl Answer {
     }
 }
 
-/// What one node holds.
+/// State of one node.
 #[derive(Debug, Default)]
 pub struct Machine {
     accounts: BTreeMap<u32, String>,
     epoch: u64,
     /// The highest uid of a lease, and that lease's ULID.
     highest: Option<(u32, String)>,
+    keeps_probe: bool,
 }
 
 impl Machine {
-    /// How many accounts of leases it holds.
+    /// Returns the number of lease accounts on the node.
     pub fn accounts(&self) -> usize {
         self.accounts.len()
     }
 
-    /// What it remembers, as [`orion_fleet::MEMORY_COMMAND`] prints it.
+    /// Returns the node's memory, as [`orion_fleet::MEMORY_COMMAND`] prints it.
     pub fn memory(&self) -> Answer {
         let epoch = if self.epoch == 0 { String::new() } else { format!("{}\n", self.epoch) };
         let highest = self.highest.as_ref().map(|(uid, ulid)| format!("{uid} {ulid}\n")).unwrap_or_default();
@@ -92,13 +100,26 @@ impl Machine {
 
     /// Carries a playbook out; `input` is all that came on standard input.
     pub fn run(&mut self, order: Order, input: &[u8]) -> Answer {
+        match order {
+            Order::KeepProbe => {
+                self.keeps_probe = true;
+                return Answer { status: 0, stdout: String::new() };
+            }
+            Order::ProbeKept if !self.keeps_probe => return Answer::failed(NOT_KEPT, ""),
+            Order::Create
+            | Order::Delete
+            | Order::SetDeadline
+            | Order::List
+            | Order::Probe
+            | Order::ProbeKept => {}
+        }
         let Some((epoch, values)) = std::str::from_utf8(input).ok().and_then(read_input) else {
             return Answer::failed(66, "");
         };
         if epoch < self.epoch {
             return Answer::failed(76, format!("::step check the epoch\n::report epoch {}\n", self.epoch));
         }
-        if order != Order::List {
+        if !matches!(order, Order::List | Order::Probe | Order::ProbeKept) {
             self.epoch = epoch;
         }
         match (order, values.as_slice()) {
@@ -117,11 +138,18 @@ impl Machine {
                 Ok(_) => Answer::failed(70, "::step read the account\n::why there is no such account\n"),
                 Err(_) => Answer::failed(64, "::bad uid\n"),
             },
-            (Order::Lock, [_user, _uid]) => Answer::done(""),
             (Order::List, [uid_min, uid_max]) => self.list(uid_min, uid_max),
-            (Order::Create | Order::Delete | Order::SetDeadline | Order::Lock | Order::List, _) => {
-                Answer::failed(66, "")
-            }
+            (Order::Probe | Order::ProbeKept, []) => Answer::done("::report way_in open\n"),
+            (
+                Order::Create
+                | Order::Delete
+                | Order::SetDeadline
+                | Order::List
+                | Order::Probe
+                | Order::ProbeKept
+                | Order::KeepProbe,
+                _,
+            ) => Answer::failed(66, ""),
         }
     }
 
@@ -177,6 +205,7 @@ fn read_input(text: &str) -> Option<(u64, Vec<&str>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orion_fleet::playbook::EPOCH_MAX;
 
     fn input(epoch: u64, values: &[&str]) -> Vec<u8> {
         let lines: String = values.iter().map(|value| format!("{value}\n")).collect();
@@ -195,6 +224,10 @@ mod tests {
         assert_eq!(create(&mut machine, 7, "alice", "200001"), 0, "again");
         let list = machine.run(Order::List, &input(7, &["200000", "300000"]));
         assert!(list.stdout.contains("::report account alice 200001 open\n"), "{}", list.stdout);
+        assert!(machine.run(Order::Probe, &input(EPOCH_MAX, &[])).stdout.contains("way_in open"));
+        assert_eq!(machine.run(Order::ProbeKept, &input(EPOCH_MAX, &[])).status, NOT_KEPT);
+        assert_eq!(machine.run(Order::KeepProbe, b"set -eu").status, 0);
+        assert!(machine.run(Order::ProbeKept, &input(EPOCH_MAX, &[])).stdout.contains("way_in open"));
         assert_eq!(machine.run(Order::Delete, &input(7, &["alice", "200001"])).status, 0);
         assert_eq!(machine.accounts(), 0);
     }

@@ -22,12 +22,12 @@ use std::net::{IpAddr, Ipv4Addr};
 /// Address of node 0; the others follow.
 const FIRST_ADDRESS: u32 = 0x7F40_0001;
 
-/// Where a node answers.
+/// Returns the address on which a node answers.
 pub fn address(index: usize) -> Ipv4Addr {
     Ipv4Addr::from(FIRST_ADDRESS.saturating_add(u32::try_from(index).unwrap_or(u32::MAX)))
 }
 
-/// Which node answers there.
+/// Returns the index of the node that answers at `address`.
 pub fn index_of(address: IpAddr) -> Option<usize> {
     let IpAddr::V4(address) = address.to_canonical() else { return None };
     usize::try_from(u32::from(address).checked_sub(FIRST_ADDRESS)?).ok()

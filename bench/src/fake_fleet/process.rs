@@ -17,10 +17,10 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout},
 };
 
-/// What the process is told at its start.
+/// Arguments of the process that plays the fleet.
 #[derive(Args, Debug)]
 pub struct Play {
-    /// How many nodes
+    /// Number of nodes
     #[arg(long)]
     nodes: usize,
     /// Public key of the control CA
@@ -78,7 +78,7 @@ pub struct FakeFleet {
     port: u16,
 }
 
-/// What a fleet is doing.
+/// State of a simulated fleet.
 #[derive(Clone, Copy, Debug)]
 pub struct Status {
     /// Nodes that have a session.
@@ -117,7 +117,7 @@ impl FakeFleet {
         self.port
     }
 
-    /// Its process.
+    /// Returns the id of the fleet's process.
     ///
     /// # Errors
     /// When it has ended.
@@ -125,7 +125,7 @@ impl FakeFleet {
         self.child.id().ok_or_else(|| Broken::new("the simulated fleet has ended"))
     }
 
-    /// What it is doing.
+    /// Returns the present state of the fleet.
     ///
     /// # Errors
     /// When it has ended.
@@ -138,7 +138,7 @@ impl FakeFleet {
         })
     }
 
-    /// How long nodes that answer were left alone since [`FakeFleet::clear_gaps`].
+    /// Returns a summary of the gaps between looks at nodes that answer, since [`FakeFleet::clear_gaps`].
     ///
     /// # Errors
     /// When it has ended.

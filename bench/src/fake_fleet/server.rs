@@ -33,20 +33,20 @@ use tokio::{
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 16_384;
-/// What comes closer together than this is one look at the node.
+/// Shortest gap between two looks at a node, in milliseconds; what comes closer together is one look.
 const ONE_LOOK_MS: u64 = 500;
-/// As Debian 12's sshd: it has no post-quantum exchange that Orion's client would choose.
+/// Key exchanges of Debian 12's sshd: none is a post-quantum exchange that Orion's client would choose.
 const KEX: &[kex::Name] = &[kex::CURVE25519, kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER];
 const CIPHERS: &[cipher::Name] = &[cipher::AES_256_GCM];
 
-/// How a node behaves.
+/// Behaviour of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// As it should.
+    /// Normal operation.
     Answers,
     /// Connections are accepted and nothing is ever said on them; open sessions say nothing any more.
     Hangs,
-    /// Its processes are gone: open sessions end, new connections are reset.
+    /// Processes of the node are gone: open sessions end, new connections are reset.
     Dead,
 }
 
@@ -117,12 +117,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Milliseconds since some moment, at least 1.
+pub(super) type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
+
 /// All nodes.
 pub struct Fleet {
     nodes: Vec<Node>,
     authority: Fingerprint,
     orders: Orders,
-    started: Instant,
+    now_ms: Clock,
     gaps: Gaps,
     /// Nodes that have at least one session.
     open: AtomicUsize,
@@ -135,12 +138,19 @@ impl Fleet {
     /// # Errors
     /// What is wrong with the authority's public key, or with a playbook.
     pub fn new(count: usize, authority: &str) -> Result<Self, String> {
+        let started = Instant::now();
+        let now_ms = move || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
+        Self::with_clock(count, authority, Box::new(now_ms))
+    }
+
+    /// The same by this clock.
+    pub(super) fn with_clock(count: usize, authority: &str, now_ms: Clock) -> Result<Self, String> {
         let authority = PublicKey::from_openssh(authority).map_err(|error| error.to_string())?;
         Ok(Self {
             nodes: (0..count).map(|_| Node::new()).collect(),
             authority: authority.fingerprint(HashAlg::Sha256),
             orders: Orders::builtin().map_err(|error| error.to_string())?,
-            started: Instant::now(),
+            now_ms,
             gaps: Gaps::default(),
             open: AtomicUsize::new(0),
             logins: AtomicU64::new(0),
@@ -181,9 +191,9 @@ impl Fleet {
         self.gaps.clear();
     }
 
-    /// How long nodes that answer were left alone.
+    /// Returns a summary of the gaps between looks at nodes that answer.
     pub fn gaps(&self) -> Summary {
-        let now = self.now_ms();
+        let now = (self.now_ms)();
         let pending = self.nodes.iter().filter(|node| node.mode() == Mode::Answers).filter_map(|node| {
             let heard = node.heard.load(Relaxed);
             (heard != 0).then(|| now.saturating_sub(heard))
@@ -191,12 +201,8 @@ impl Fleet {
         self.gaps.summary(pending)
     }
 
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
-    }
-
     fn heard(&self, index: usize) {
-        let now = self.now_ms();
+        let now = (self.now_ms)();
         let before = self.nodes[index].heard.swap(now, Relaxed);
         let gap = now.saturating_sub(before);
         if before != 0 && gap >= ONE_LOOK_MS {

@@ -6,7 +6,13 @@ use super::{
 };
 use orion_fleet::playbook::{Playbook, Playbooks, Reply, read_reply};
 use orion_ssh::{ControlCa, ExecRequest, Kind, Pool, PoolConfig, SshError, Stage, Target};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -18,8 +24,18 @@ struct World {
 
 impl World {
     fn new(nodes: usize) -> Self {
+        Self::of(|authority| Fleet::new(nodes, authority))
+    }
+
+    /// A world whose clock says what the test says, in milliseconds.
+    fn by_clock(nodes: usize, clock: Arc<AtomicU64>) -> Self {
+        let now_ms = move || clock.load(Relaxed);
+        Self::of(|authority| Fleet::with_clock(nodes, authority, Box::new(now_ms)))
+    }
+
+    fn of(fleet: impl FnOnce(&str) -> Result<Fleet, String>) -> Self {
         let authority = ControlCa::generate();
-        let fleet = Arc::new(Fleet::new(nodes, &authority.public_line()).unwrap());
+        let fleet = Arc::new(fleet(&authority.public_line()).unwrap());
         let listener = listen(0).unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(serve(fleet.clone(), listener));
@@ -40,6 +56,11 @@ impl World {
         request.stdin = playbook.stdin(1, values).unwrap();
         let output = self.pool.exec(&self.target(node), request).await.unwrap();
         read_reply(playbook, Some(output.status), &output.stdout, &output.stderr, &[])
+    }
+
+    /// Asks the node and waits for its answer, however slow this machine is.
+    async fn look_at(&self, node: usize) {
+        self.pool.keepalive(&self.target(node), LIMIT).await.unwrap();
     }
 
     async fn keepalive(&self, node: usize) -> Result<(), SshError> {
@@ -132,25 +153,22 @@ async fn a_node_that_dies_ends_its_sessions_and_takes_no_new_ones() {
 
 #[tokio::test]
 async fn a_node_that_is_left_alone_shows_in_the_gaps() {
-    let world = World::new(2);
+    let clock = Arc::new(AtomicU64::new(1));
+    let world = World::by_clock(2, clock.clone());
     for node in 0..2 {
         within(world.pool.connect(&world.target(node))).await.unwrap();
+        world.look_at(node).await;
     }
     world.fleet.clear_gaps();
     // Node 1 is not looked at any more; its gap has not ended and counts all the same.
-    let alone = async {
-        loop {
-            world.keepalive(0).await.unwrap();
-            let gaps = world.fleet.gaps();
-            if gaps.max_ms >= 700 {
-                return gaps;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let gaps = within(alone).await;
-    assert_eq!(gaps.count, 0, "node 0 was looked at all the time, node 1 not at all");
-    world.keepalive(1).await.unwrap();
+    for _ in 0..8 {
+        clock.fetch_add(100, Relaxed);
+        world.look_at(0).await;
+    }
     let gaps = world.fleet.gaps();
-    assert!(gaps.count == 1 && gaps.max_ms >= 700, "{gaps:?}");
+    assert_eq!(gaps.max_ms, 800);
+    assert_eq!(gaps.count, 0, "node 0 was looked at all the time, node 1 not at all");
+    world.look_at(1).await;
+    let gaps = world.fleet.gaps();
+    assert_eq!((gaps.count, gaps.max_ms), (1, 800), "{gaps:?}");
 }

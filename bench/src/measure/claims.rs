@@ -32,7 +32,7 @@ const DOUBLED: &str = "SELECT COUNT(*) FROM (SELECT occupies_node FROM TABLE WHE
                        GROUP BY occupies_node HAVING COUNT(*) > 1) doubled";
 /// Nodes that say another lease than the leases say.
 const TORN: &str = "SELECT COUNT(*) FROM nodes n LEFT JOIN leases l ON l.occupies_node = n.id \
-                    WHERE NOT (n.lease_id <=> l.id)";
+                    WHERE NOT (n.whole_lease <=> l.id)";
 
 /// `store_claim_per_s`.
 ///
@@ -42,12 +42,15 @@ pub async fn measure(plan: &Plan) -> Result<Figure, Broken> {
     let ground = Ground::start().await?;
     ground.register(NODES, 22).await?;
     ground.make_offerable().await?;
-    let user = ground.user("benchmark").await?;
+    let mut users = Vec::with_capacity(TASKS);
+    for number in 0..TASKS {
+        users.push(ground.user(&format!("benchmark-{number}")).await?);
+    }
     let (url, rounds) = (ground.url.clone(), plan.claim_rounds);
     // Threads of its own: both sides are to be bounded by the database and not by this one thread.
     let work = move || {
         let runtime = tokio::runtime::Runtime::new().context("a runtime")?;
-        runtime.block_on(measure_rounds(&url, user, rounds))
+        runtime.block_on(measure_rounds(&url, users, rounds))
     };
     tokio::task::spawn_blocking(work).await.context("the claims")?
 }
@@ -55,7 +58,8 @@ pub async fn measure(plan: &Plan) -> Result<Figure, Broken> {
 struct Bench {
     store: Store,
     sql: MySqlPool,
-    user: UserId,
+    /// One for each task: the placements of one user come one after the other, because of the quota.
+    users: Vec<UserId>,
     next_uid: AtomicI64,
 }
 
@@ -66,9 +70,9 @@ enum How {
     Naively,
 }
 
-async fn measure_rounds(url: &str, user: UserId, rounds: usize) -> Result<Figure, Broken> {
+async fn measure_rounds(url: &str, users: Vec<UserId>, rounds: usize) -> Result<Figure, Broken> {
     let (store, sql) = (open_store(url).await?, open_sql(url).await?);
-    let bench = Arc::new(Bench { store, sql, user, next_uid: AtomicI64::new(100_000_000) });
+    let bench = Arc::new(Bench { store, sql, users, next_uid: AtomicI64::new(100_000_000) });
     let (mut by_store, mut by_hand) = (Samples::default(), Samples::default());
     for how in [How::Store, How::ByHand] {
         round(&bench, how).await?;
@@ -98,7 +102,7 @@ async fn measure_rounds(url: &str, user: UserId, rounds: usize) -> Result<Figure
         floor: Some(by_hand),
         goal: Goal::RatioAtLeast(0.9),
         note: format!(
-            "Store::place by {TASKS} tasks, {CLAIMS} of {NODES} nodes, MariaDB; floor: SELECT … FOR UPDATE SKIP \
+            "Store::place by {TASKS} tasks, each a user of its own, {CLAIMS} of {NODES} nodes, MariaDB; floor: SELECT … FOR UPDATE SKIP \
              LOCKED and the same rows written by hand; double leases: 0 (SQL), of check-then-write {doubled} nodes \
              had several"
         ),
@@ -110,8 +114,9 @@ async fn round(bench: &Arc<Bench>, how: How) -> Result<f64, Broken> {
     for sql in [
         "DELETE FROM leases",
         "DELETE FROM lease_nodes",
+        "DELETE FROM holds",
         "DELETE FROM events",
-        "UPDATE nodes SET lease_id = NULL, applied_version = desired_version, claimed_by = NULL, \
+        "UPDATE nodes SET whole_lease = NULL, applied_version = desired_version, claimed_by = NULL, \
          claim_token = NULL, claimed_until = NULL",
     ] {
         sqlx::query(sql).execute(&bench.sql).await.context("freeing the nodes")?;
@@ -135,12 +140,12 @@ async fn claim_all(bench: &Arc<Bench>, how: How) -> Result<(Vec<i64>, f64), Brok
     let taken = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
     let started = Instant::now();
-    for _ in 0..TASKS {
+    for user in bench.users.clone() {
         let (bench, taken) = (bench.clone(), taken.clone());
         tasks.spawn(async move {
             let mut nodes = Vec::new();
             while taken.fetch_add(1, Relaxed) < CLAIMS {
-                nodes.push(bench.claim(how).await?);
+                nodes.push(bench.claim(how, user).await?);
             }
             Ok::<_, Broken>(nodes)
         });
@@ -154,17 +159,17 @@ async fn claim_all(bench: &Arc<Bench>, how: How) -> Result<(Vec<i64>, f64), Brok
 }
 
 impl Bench {
-    /// Claims one node.
-    async fn claim(&self, how: How) -> Result<i64, Broken> {
+    /// Claims one node for `user`.
+    async fn claim(&self, how: How, user: UserId) -> Result<i64, Broken> {
         match how {
             How::Store => {
-                let placed = place(&self.store, self.user, 1).await?;
-                let node = placed.first().map(|placement| placement.claim.node.id.0);
+                let placed = place(&self.store, user, 1).await?;
+                let node = placed.first().map(|placement| placement.node().id.0);
                 node.ok_or_else(|| Broken::new("a placement without a node"))
             }
             How::ByHand => {
                 let now_us = SystemClock.now().as_micros();
-                skip_locked(&self.sql, self.user.0, &self.next_uid, now_us).await.context("a claim by hand")
+                skip_locked(&self.sql, user.0, &self.next_uid, now_us).await.context("a claim by hand")
             }
             How::Naively => check_then_write(&self.sql).await.context("a naive claim"),
         }

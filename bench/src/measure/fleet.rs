@@ -17,6 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How long a claim on a node lasts.
+const CLAIM: Duration = Duration::from_secs(30);
 /// Pause between two looks at a healthy node: the scheduler's default.
 const PROBE_EVERY_S: f64 = 3.0;
 /// Longest wait until all new nodes are clean, or clean again.
@@ -30,7 +32,7 @@ const HANGING: usize = 20;
 /// One in so many nodes dies.
 const DYING: usize = 100;
 
-/// What is measured on.
+/// Environment of the measurement.
 struct World<'a> {
     options: &'a Options,
     ground: Ground,
@@ -100,7 +102,7 @@ impl World<'_> {
         Ok(figures)
     }
 
-    /// Until every node has a session; the time and the CPU seconds that it took.
+    /// Waits until every node has a session; returns the time and the CPU seconds that this took.
     async fn open(&mut self, scheduler: &Service) -> Result<(Duration, f64), Broken> {
         let mut progress = Progress::start("opening the simulated fleet", 1);
         let started = Instant::now();
@@ -155,7 +157,7 @@ impl World<'_> {
         ])
     }
 
-    /// How long healthy nodes are left alone while others hang.
+    /// Measures the gaps between looks at healthy nodes while others hang.
     async fn with_some_hanging(&mut self, scheduler: &Service, plan: &Plan) -> Result<Figure, Broken> {
         let hanging: Vec<usize> = (0..self.count).step_by(HANGING).collect();
         let mut progress = Progress::start(&format!("{} of them hang", hanging.len()), 1);
@@ -194,7 +196,7 @@ impl World<'_> {
         })
     }
 
-    /// How long until the leases of nodes that die together are on others.
+    /// Measures the time until the leases of nodes that die together are on other nodes.
     async fn with_some_dying(&mut self) -> Result<Figure, Broken> {
         let leases = (self.count / DYING).max(1);
         let mut progress = Progress::start(&format!("{leases} nodes with leases die at once"), 1);
@@ -229,28 +231,32 @@ impl World<'_> {
     async fn lease(&self, user: UserId, count: usize) -> Result<Vec<usize>, Broken> {
         let (store, mut indices) = (&self.ground.store, Vec::new());
         for placement in self.ground.place(user, count).await? {
+            let claim = store.nodes().claim_placed(&placement, "benchmark", CLAIM, self.ground.now()).await;
+            let claim = claim
+                .context("a claim")?
+                .ok_or_else(|| Broken::new("somebody works on a new lease's node"))?;
             let finish = FinishReconcile {
-                applied_version: placement.claim.desired_version,
-                account_ready: Some(placement.lease.id),
-                deadline_applied: Some(placement.lease.until),
+                applied_version: claim.desired_version,
+                ready: vec![(placement.lease.id, Some(placement.lease.until))],
                 report: None,
                 subordinate: None,
+                unfinished: None,
             };
-            let finished = store.finish_reconcile(&placement.claim, &finish, self.ground.now()).await;
+            let finished = store.nodes().finish_reconcile(&claim, &finish, self.ground.now()).await;
             finished.context("a lease")?.done().ok_or_else(|| Broken::new("a lease lost its node"))?;
-            let index = placement.claim.node.addr.as_str().parse().ok().and_then(index_of);
+            let index = claim.node.sshd().and_then(|sshd| sshd.addr.as_str().parse().ok()).and_then(index_of);
             indices.push(index.ok_or_else(|| Broken::new("a lease on a node that is not simulated"))?);
         }
         Ok(indices)
     }
 
-    /// Until so many nodes are alive and clean.
+    /// Waits until `count` nodes are alive and clean.
     async fn wait_until_clean(&self, what: &str, count: usize) -> Result<(), Broken> {
         let _progress = Progress::start(what, 0);
         let wanted = i64::try_from(count).unwrap_or(i64::MAX);
         let started = Instant::now();
         loop {
-            let tallies = self.ground.store.tally_nodes().await.context("counting nodes")?;
+            let tallies = self.ground.store.admin().node_counts().await.context("counting nodes")?;
             let clean = tallies.iter().filter(|tally| {
                 tally.health == Health::Alive.as_str()
                     && tally.admission == "admitted"
@@ -267,12 +273,12 @@ impl World<'_> {
         }
     }
 
-    /// Until so many nodes are given up; how long that took.
+    /// Waits until `count` nodes are given up as dead; returns the time that this took.
     async fn wait_until_dead(&self, count: usize) -> Result<Duration, Broken> {
         let wanted = i64::try_from(count).unwrap_or(i64::MAX);
         let started = Instant::now();
         loop {
-            let tallies = self.ground.store.tally_nodes().await.context("counting nodes")?;
+            let tallies = self.ground.store.admin().node_counts().await.context("counting nodes")?;
             let dead = tallies.iter().filter(|tally| tally.health == Health::Dead.as_str());
             let dead: i64 = dead.map(|tally| tally.count).sum();
             if dead >= wanted {
@@ -285,7 +291,8 @@ impl World<'_> {
         }
     }
 
-    /// Until every lease of `user` is active away from `dying`; when the first was, and the last.
+    /// Waits until every lease of `user` is active away from `dying`; returns the time from `started` until
+    /// the first was, and until the last was.
     async fn wait_until_moved(
         &self,
         user: UserId,
@@ -295,11 +302,14 @@ impl World<'_> {
         let dying: HashSet<usize> = dying.iter().copied().collect();
         let mut first = None;
         loop {
-            let rows = self.ground.store.leases_of(Some(user), false, LeaseId(0), 10_000).await;
+            let rows = self.ground.store.leases().list(Some(user), false, LeaseId(0), 10_000).await;
             let rows = rows.context("the leases")?;
             let moved = rows.iter().filter(|row| {
-                let node =
-                    row.node.as_ref().and_then(|node| node.addr.as_str().parse().ok()).and_then(index_of);
+                let node = row
+                    .node
+                    .as_ref()
+                    .and_then(|node| node.sshd()?.addr.as_str().parse().ok())
+                    .and_then(index_of);
                 row.lease.state.phase() == Phase::Active && node.is_some_and(|index| !dying.contains(&index))
             });
             let moved = moved.count();

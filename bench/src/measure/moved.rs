@@ -22,12 +22,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Longest wait for a lease to move.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How the worker is lost.
+/// Cause of a worker's loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// SIGKILL to all of its processes; the kernel refuses connections.
     Killed,
-    /// Its network cable is pulled; nothing answers.
+    /// Pulled network cable; nothing answers.
     Cut,
 }
 
@@ -55,11 +55,11 @@ impl Fault {
     }
 }
 
-/// What one move took.
+/// Durations of one move.
 struct Move {
-    /// Until the API showed the new address.
+    /// Time until the API showed the new address.
     shown: Duration,
-    /// Until `ssh` had logged in there.
+    /// Time until `ssh` had logged in at the new address.
     login: Duration,
 }
 

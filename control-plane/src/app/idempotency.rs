@@ -9,13 +9,13 @@ use crate::{crypto::sha256_hex, error::ApiError};
 use axum::http::HeaderMap;
 use orion_domain::{Timestamp, UserId};
 use orion_service::sealed::{MasterKey, SealingKey};
-use orion_store::{IdemNew, IdemRow};
+use orion_store::{IdemNew, IdemRow, Store};
 use serde_json::Value;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// How long a key is kept where no lease says otherwise, and how long after a lease's end.
-pub const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Time for which a key is kept where no lease sets another, and after a lease's end.
+pub const KEPT_FOR: Duration = orion_store::REPLY_KEPT;
 
 /// The raw key of a request.
 ///
@@ -35,6 +35,8 @@ pub struct Idempotent {
     scope: String,
     key_sha256: String,
     body_sha256: String,
+    /// MAC of the body as an older version computed it: with the fields that are `null`.
+    body_sha256_with_nulls: String,
     sealing: SealingKey,
 }
 
@@ -53,11 +55,13 @@ impl Idempotent {
         let Some(raw) = raw_key(headers)? else { return Ok(None) };
         let caller = caller.map_or_else(|| "anyone".to_owned(), |user| format!("user {user}"));
         // Bodies hold passwords: what is kept of them must not help to guess those.
-        let body_mac = master.derive("idempotent-body", raw.as_bytes()).mac_hex(body.to_string().as_bytes());
+        let key = master.derive("idempotent-body", raw.as_bytes());
+        let mac = |body: &Value| key.mac_hex(body.to_string().as_bytes());
         Ok(Some(Self {
             scope: format!("{route} {caller}"),
             key_sha256: sha256_hex(raw.as_bytes()),
-            body_sha256: body_mac,
+            body_sha256: mac(&without_nulls(body)),
+            body_sha256_with_nulls: mac(body),
             sealing: master.derive("idempotent-reply", raw.as_bytes()),
         }))
     }
@@ -84,12 +88,30 @@ impl Idempotent {
         }
     }
 
+    /// Returns the salt to derive the secrets of a request with: the same request makes the same thing, also after a
+    /// crash.
+    pub fn salt(&self) -> String {
+        format!("{} {}", self.scope, self.key_sha256)
+    }
+
+    /// Writes the key of a request whose secrets follow from its [`Idempotent::salt`].
+    ///
+    /// # Errors
+    /// 422 if an earlier request with this key had another body.
+    pub async fn begin(&self, store: &Store, now: Timestamp) -> Result<(), ApiError> {
+        match store.idempotency().begin(&self.row(None, None, now), now).await? {
+            Some(earlier) => self.check_body(&earlier),
+            None => Ok(()),
+        }
+    }
+
     /// Whether an earlier request with this key had the same body.
     ///
     /// # Errors
     /// 422 if it had another.
     pub fn check_body(&self, earlier: &IdemRow) -> Result<(), ApiError> {
-        if earlier.body_sha256 == self.body_sha256 { Ok(()) } else { Err(ApiError::key_reused()) }
+        let same = [&self.body_sha256, &self.body_sha256_with_nulls].contains(&&earlier.body_sha256);
+        if same { Ok(()) } else { Err(ApiError::key_reused()) }
     }
 
     /// Seals a reply.
@@ -104,4 +126,13 @@ impl Idempotent {
     pub fn open(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, ApiError> {
         self.sealing.open(&self.scope, sealed).map_err(ApiError::internal)
     }
+}
+
+/// The same content: `null` is what is left out.
+fn without_nulls(body: &Value) -> Value {
+    let mut body = body.clone();
+    if let Value::Object(fields) = &mut body {
+        fields.retain(|_, value| !value.is_null());
+    }
+    body
 }

@@ -1,22 +1,25 @@
 //! The use cases behind the routes, and what they share.
 
 pub mod accounts;
-pub mod drain;
+pub mod agents;
+pub mod containers;
+pub mod discretion;
 pub mod events;
-pub mod forget;
-pub mod health;
 pub mod idempotency;
-pub mod leasing;
-pub mod links;
-pub mod registration;
-pub mod rent;
-pub mod reset;
-pub mod streams;
-pub mod views;
+pub mod images;
+pub mod leases;
+pub mod nodes;
+pub mod operations;
+pub mod shared;
+pub mod webhooks;
 
-use crate::{Config, crypto::jwt::Tokens, limit::LoginLimiter};
-use orion_domain::Timestamp;
-use orion_fleet::{CLOCK_SKEW_MAX, Fleet};
+use crate::{
+    Config,
+    crypto::jwt::Tokens,
+    limit::{Limit, LoginLimiter, Rate, RequestLimiter},
+};
+use orion_domain::{Timestamp, clock::CLOCK_SKEW_MAX};
+use orion_fleet::Fleet;
 use orion_service::keys::Keys;
 use orion_store::Store;
 use std::sync::Arc;
@@ -24,7 +27,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-/// What every handler holds. Cheap to clone.
+/// State that every handler holds. Cheap to clone.
 #[derive(Clone)]
 pub struct App(Arc<Parts>);
 
@@ -38,22 +41,38 @@ pub struct Parts {
     pub fleet: Fleet,
     /// Access tokens.
     pub tokens: Tokens,
+    /// Keys of what visitors of containers' ports come with.
+    pub visitors: containers::visit::VisitorKeys,
     /// Failed logins.
     pub limiter: LoginLimiter,
+    /// Requests.
+    pub requests: RequestLimiter,
+    /// Sign-ups, by site.
+    pub sign_ups: Limit,
     /// The agents' links that this replica holds.
-    pub links: links::Links,
+    pub links: agents::links::Links,
     /// `TrustedUserCAKeys` for the nodes.
     pub ssh_ca: String,
     /// Work that goes on when its request is gone.
     pub tasks: TaskTracker,
     /// Set when the process is to end.
     pub shutdown: CancellationToken,
-    /// What was last seen of the database and the schedulers.
-    pub health: health::SharedLook<health::Seen>,
+    /// Result of the last look at the database and the schedulers.
+    pub health: shared::SingleFlight<operations::health::Seen>,
+    /// The rights of streams and of requests that wait.
+    pub rights: accounts::rights::Rights,
+    /// The lists of leases that are asked for.
+    pub lists: leases::Lists,
+    /// The accounts that requests ask for.
+    pub lookups: accounts::lookup::Lookups,
+    /// Registries of images.
+    pub registries: images::registry::Registries,
     /// The open event streams.
-    pub streams: streams::Streams,
-    /// Password hashes that may be computed at once: each takes 19 MiB and a core.
-    pub hashing: Arc<Semaphore>,
+    pub streams: events::streams::Streams,
+    /// The open streams to containers.
+    pub container_streams: containers::streams::ContainerStreams,
+    /// Password hashes that may be computed at once, and by whom.
+    pub hashing: accounts::Hashing,
     /// Placements that may be in the database at once: there each waits for the one before it, and each
     /// holds a connection that others need.
     pub placing: Arc<Semaphore>,
@@ -64,18 +83,30 @@ impl App {
     pub fn new(config: Config, fleet: Fleet, keys: &Keys, shutdown: CancellationToken) -> Self {
         fleet.metrics.serve_api();
         let tokens = Tokens::new(&keys.jwt, config.token_lifetime);
-        let streams = streams::Streams::new(config.streams_max, config.streams_of_user_max);
+        let streams = events::streams::Streams::new(config.streams_max);
         Self(Arc::new(Parts {
-            store: fleet.store.clone(),
+            store: fleet.store.clone().reserving(config.node_reserved),
             tokens,
+            visitors: containers::visit::VisitorKeys::new(&config.master_key),
             limiter: LoginLimiter::default(),
-            links: links::Links::new(config.streams_max),
+            requests: RequestLimiter::new(
+                config.requests_of_user,
+                config.requests_of_worker,
+                config.requests_of_address,
+            ),
+            sign_ups: Limit::new(Rate::an_hour(config.signups_per_hour)),
+            links: agents::links::Links::new(config.streams_max),
             ssh_ca: keys.control_ca.public_line(),
             tasks: TaskTracker::new(),
-            hashing: Arc::new(Semaphore::new(2)),
+            hashing: accounts::Hashing::default(),
             placing: Arc::new(Semaphore::new(4)),
+            registries: images::registry::Registries::default(),
             streams,
-            health: health::SharedLook::default(),
+            container_streams: containers::streams::ContainerStreams::default(),
+            rights: accounts::rights::Rights::default(),
+            lists: leases::Lists::default(),
+            lookups: accounts::lookup::Lookups::default(),
+            health: shared::SingleFlight::default(),
             shutdown,
             fleet,
             config,
@@ -118,7 +149,7 @@ impl App {
     ///
     /// # Errors
     /// 500 if the work panicked.
-    pub async fn to_its_end<T: Send + 'static>(
+    pub async fn run_detached<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, crate::error::ApiError>> + Send + 'static,
     ) -> Result<T, crate::error::ApiError> {

@@ -15,7 +15,7 @@ use sha2::Sha256;
 use signature::{Signer, Verifier};
 use std::time::Duration;
 
-/// What a token says.
+/// Content of a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     /// The account's number.
@@ -38,13 +38,26 @@ pub struct Tokens {
     lifetime: Duration,
 }
 
-/// Why a token is not accepted.
+/// Content of a valid token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadToken {
+    /// Account of the token.
+    pub user: UserId,
+    /// The account's token generation when it was issued.
+    pub generation: i64,
+    /// Time at which the token was issued (whole seconds).
+    pub issued_at: Timestamp,
+    /// End of the token (whole seconds).
+    pub expires_at: Timestamp,
+}
+
+/// Reason for which a token is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Its time is up.
+    /// Token whose lifetime is over.
     #[error("the token has expired; log in again")]
     Expired,
-    /// It is no token of ours.
+    /// Token that was not issued here.
     #[error("the token is not valid; log in again")]
     Invalid,
 }
@@ -74,11 +87,17 @@ impl Tokens {
             .map_err(|error| error.to_string())
     }
 
-    /// Reads a token: account, token generation, and when it was issued (whole seconds).
-    ///
-    /// # Errors
-    /// [`TokenError`]
-    pub fn read(&self, token: &str, now: Timestamp) -> Result<(UserId, i64, Timestamp), TokenError> {
+    /// Returns the name in a token that was issued here at some time, even in one that has ended.
+    pub fn name_in(&self, token: &str) -> Option<String> {
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.validate_exp = false;
+        validation.required_spec_claims.clear();
+        let read = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).ok()?;
+        Some(read.claims.name)
+    }
+
+    /// Reads a token.
+    pub fn read(&self, token: &str, now: Timestamp) -> Result<ReadToken, TokenError> {
         let mut validation = Validation::new(Algorithm::HS256);
         // Expiry is checked below against the given time; the library would ask the system's clock.
         validation.validate_exp = false;
@@ -90,8 +109,13 @@ impl Tokens {
             return Err(TokenError::Expired);
         }
         let user = claims.sub.parse().map_err(|_| TokenError::Invalid)?;
-        let issued_at = Timestamp::from_micros(claims.iat.saturating_mul(1_000_000));
-        Ok((user, claims.generation, issued_at))
+        let at = |seconds: i64| Timestamp::from_micros(seconds.saturating_mul(1_000_000));
+        Ok(ReadToken {
+            user,
+            generation: claims.generation,
+            issued_at: at(claims.iat),
+            expires_at: at(claims.exp),
+        })
     }
 }
 
@@ -154,7 +178,8 @@ mod tests {
     #[test]
     fn a_token_reads_back_until_it_expires() {
         let token = tokens(1).issue(UserId(7), "alice", 3, NOW).unwrap();
-        assert_eq!(tokens(1).read(token.expose(), NOW), Ok((UserId(7), 3, NOW)));
+        let read = tokens(1).read(token.expose(), NOW).unwrap();
+        assert_eq!((read.user, read.generation, read.issued_at), (UserId(7), 3, NOW));
         let later = NOW.plus(Duration::from_secs(3600));
         assert_eq!(tokens(1).read(token.expose(), later), Err(TokenError::Expired));
     }

@@ -11,6 +11,9 @@ use orion_domain::Secret;
 use orion_service::sealed::to_hex;
 use sha2::{Digest, Sha256};
 
+/// Prefix of a worker's own token.
+pub(crate) const NODE_TOKEN: &str = "orion-node_";
+
 /// The SHA-256 of `text`, in hex: how tokens and idempotency keys are stored.
 pub fn sha256_hex(text: &[u8]) -> String {
     to_hex(&Sha256::digest(text))

@@ -68,12 +68,12 @@ const CHOSEN_ROUNDS: u32 = 100_000;
 /// Rounds for a generated password of 119 bits: a slow hash would protect nothing more.
 const GENERATED_ROUNDS: u32 = 5_000;
 
-/// How a node password came to be.
+/// Source of a node password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// By [`generate_ssh_password`].
+    /// Output of [`generate_ssh_password`].
     Generated,
-    /// By a user.
+    /// Choice of a user.
     Chosen,
 }
 

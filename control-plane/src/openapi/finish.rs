@@ -1,7 +1,7 @@
 //! What the annotations leave out, because it follows from something else.
 
 use super::examples;
-use crate::router::{Access, Route, routes};
+use crate::route::{Access, Route};
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -12,14 +12,15 @@ const PROBLEM: &str = "application/problem+json";
 /// The group of routes that serve files, and ask nobody.
 const PAGES: &str = "pages";
 /// Errors of many routes: their status, their name in the document, and what is said of them.
-const SHARED: [(u16, &str, &str); 8] = [
+const SHARED: [(u16, &str, &str); 9] = [
     (400, "BadRequest", "The request breaks a rule; `detail` says which, `field` where"),
     (401, "NotLoggedIn", "The token is missing, wrong, expired or void"),
     (403, "NotAllowed", "This needs an admin's account"),
-    (404, "NotFound", "There is no such thing, or none of yours"),
+    (404, "NotFound", "Not found, or not visible to this account"),
     (413, "TooLarge", "The body is larger than this service reads"),
     (422, "KeyReused", "This `Idempotency-Key` was used with another body"),
-    (500, "OurFault", "Something went wrong on our side; the log says what"),
+    (429, "TooMany", "Too many requests; `Retry-After` says how many seconds to wait"),
+    (500, "InternalError", "Internal error; the log of the control plane says what failed"),
     (
         503,
         "Unavailable",
@@ -28,7 +29,7 @@ const SHARED: [(u16, &str, &str); 8] = [
 ];
 
 /// Completes the document that the annotations give.
-pub fn finish(mut document: Value) -> Value {
+pub fn finish(mut document: Value, routes: &[Route]) -> Value {
     for (older, name) in OLDER_NAMES {
         let mut item = document["paths"][name].clone();
         for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
@@ -38,17 +39,21 @@ pub fn finish(mut document: Value) -> Value {
         }
         document["paths"][older] = item;
     }
-    for route in routes() {
+    for route in routes {
         let method = route.method.as_str().to_ascii_lowercase();
         // A route that no annotation speaks of stays out: the test of the two lists tells.
         if let Some(operation) = document.pointer_mut(&format!("/paths/{}/{method}", escaped(route.path))) {
-            complete(operation, &route);
+            complete(operation, route);
         }
     }
     document["components"]["securitySchemes"] = json!({
         "account": {
             "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
             "description": "The token of `POST /auth/login`. Routes with the role `admin` need an admin's.",
+        },
+        "visitor": {
+            "type": "apiKey", "in": "cookie", "name": orion_domain::container::APP_COOKIE,
+            "description": "The cookie that a URL of `openContainer` gives, for one host.",
         },
         "join_token": {
             "type": "http", "scheme": "bearer",
@@ -96,6 +101,7 @@ fn complete(operation: &mut Value, route: &Route) {
         Access::Anyone => operation["security"] = json!([]),
         Access::User => operation["security"] = json!([{ "account": [] }]),
         Access::Admin => operation["security"] = json!([{ "account": ["admin"] }]),
+        Access::Visitor => operation["security"] = json!([{ "visitor": [] }]),
         // A handler says which of the workers' tokens it takes.
         Access::Worker => {}
     }
@@ -138,12 +144,14 @@ fn shared_errors(operation: &Value, route: &Route) -> Vec<(u16, &'static str)> {
     let has_key = parameters.iter().any(|parameter| parameter["name"] == "Idempotency-Key");
     let is_page = operation["tags"][0] == PAGES;
     let applies = |status: u16| match status {
-        400 => has_body || has("query") || has("header"),
+        // An unknown query parameter or field is refused everywhere.
+        400 => true,
         401 => route.access != Access::Anyone,
         403 => route.access == Access::Admin,
         404 => has("path"),
         413 => has_body,
         422 => has_key,
+        429 => route.path != "/api/live",
         500 => !is_page,
         503 => !is_page && route.path != "/api/live",
         _ => false,

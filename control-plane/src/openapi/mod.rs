@@ -10,12 +10,11 @@ mod finish;
 pub mod parameters;
 pub mod schemas;
 
-use crate::{app::views, routes};
+use crate::{app::events::views, route::Route, routes};
 use serde_json::Value;
-use std::sync::LazyLock;
 use utoipa::OpenApi;
 
-/// What is true of every route.
+/// Text on what holds for every route.
 const ABOUT: &str = include_str!("about.md");
 
 #[derive(OpenApi)]
@@ -31,6 +30,8 @@ const ABOUT: &str = include_str!("about.md");
         (name = "accounts", description = "Who you are."),
         (name = "leases", description = "A lease is one login on one node for a while. It moves to another node \
             when its own dies, with the same name, password and home path."),
+        (name = "containers", description = "Containers run on leased nodes, beside the login or in place of one, and end \
+            with their lease."),
         (name = "nodes", description = "The machines."),
         (name = "workers", description = "What agents on machines call."),
         (name = "admin", description = "What admins do."),
@@ -42,33 +43,61 @@ const ABOUT: &str = include_str!("about.md");
         routes::accounts::log_in,
         routes::accounts::me,
         routes::accounts::log_out,
-        routes::rentals::rent,
-        routes::rentals::release,
-        routes::rentals::extend,
-        routes::rentals::list,
-        routes::rentals::show,
+        routes::accounts::change_password,
+        routes::accounts::registries::list,
+        routes::accounts::registries::show,
+        routes::accounts::registries::keep,
+        routes::accounts::registries::remove,
+        routes::leases::rent,
+        routes::leases::release,
+        routes::leases::extend,
+        routes::leases::list,
+        routes::leases::show,
+        routes::containers::run,
+        routes::containers::list,
+        routes::containers::show,
+        routes::containers::remove,
+        routes::containers::stop,
+        routes::containers::restart,
+        routes::containers::logs,
+        routes::containers::stats,
+        routes::containers::exec,
+        routes::containers::forward,
+        routes::apps::open,
+        routes::apps::auth,
+        routes::images::test,
         routes::events::feed,
         routes::nodes::list,
         routes::nodes::show,
-        routes::workers::register,
-        routes::workers::link,
-        routes::admin::create_token,
-        routes::admin::accept_key,
-        routes::admin::lift_quarantine,
-        routes::admin::show_brake,
-        routes::admin::lift_brake,
-        routes::drain::drain,
-        routes::drain::undrain,
-        routes::admin::forget_node,
+        routes::agents::register,
+        routes::agents::link,
+        routes::accounts::tokens::create_token,
+        routes::nodes::admin::accept_key,
+        routes::nodes::admin::lift_quarantine,
+        routes::operations::brake::show_brake,
+        routes::operations::brake::lift_brake,
+        routes::nodes::drain::drain,
+        routes::nodes::drain::undrain,
+        routes::nodes::admin::forget_node,
+        routes::nodes::admin::declare_node_dead,
+        routes::accounts::admin::list,
+        routes::accounts::admin::show,
+        routes::accounts::admin::disable,
+        routes::accounts::admin::enable,
+        routes::accounts::admin::promote,
+        routes::accounts::admin::demote,
+        routes::accounts::admin::set_password,
+        routes::accounts::admin::set_quotas,
+        routes::accounts::admin::invite,
         routes::webhooks::create,
         routes::webhooks::list,
         routes::webhooks::delete,
         routes::webhooks::test,
-        routes::admin::reset,
-        routes::health::live,
-        routes::health::health,
-        routes::metrics::metrics,
-        routes::health::status_page,
+        routes::operations::reset::reset,
+        routes::operations::live,
+        routes::operations::health,
+        routes::operations::metrics::metrics,
+        routes::operations::status_page,
         routes::docs::openapi,
         routes::docs::page,
         routes::docs::asset,
@@ -77,20 +106,9 @@ const ABOUT: &str = include_str!("about.md");
 )]
 struct Annotated;
 
-static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
+/// Returns the document of these routes, OpenAPI 3.1.
+pub fn document(routes: &[Route]) -> Value {
     // A schema that is no JSON would be a mistake of this build: every test of the document would fail.
     let annotated = serde_json::to_value(Annotated::openapi()).unwrap_or_default();
-    finish::finish(annotated)
-});
-
-static TEXT: LazyLock<String> = LazyLock::new(|| DOCUMENT.to_string());
-
-/// The document of this build, OpenAPI 3.1.
-pub fn document() -> &'static Value {
-    &DOCUMENT
-}
-
-/// The same as JSON text on one line.
-pub fn text() -> &'static str {
-    &TEXT
+    finish::finish(annotated, routes)
 }

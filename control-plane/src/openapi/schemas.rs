@@ -1,6 +1,6 @@
 //! Shapes of types whose crates know nothing of OpenAPI, and of errors.
 
-use orion_domain::{drain::DrainState, lease, node::LinkState};
+use orion_domain::{drain::DrainState, lease, node::LinkState, way_in::Way};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -14,13 +14,13 @@ pub struct Problem {
     /// The HTTP status.
     #[schema(minimum = 400, maximum = 599)]
     pub status: u16,
-    /// What is wrong, for people.
+    /// Description of the error, for people.
     pub detail: String,
     /// The same, for older clients.
     pub error: String,
     /// A word for programs, like `too_few_free`.
     pub kind: String,
-    /// What to do about it.
+    /// Advice on what to do about the error.
     #[schema(nullable = false)]
     pub hint: Option<String>,
     /// The field of the body that is wrong.
@@ -34,58 +34,80 @@ pub struct Problem {
     /// `too_few_free`: when the next lease ends.
     #[schema(nullable = false, value_type = Option<String>, format = DateTime)]
     pub next_free_at: Option<String>,
-    /// To a node's token: the node is not known any more, and has to register with a join token.
+    /// `quota_exceeded`: which quota.
+    #[schema(nullable = false)]
+    pub quota: Option<String>,
+    /// `quota_exceeded`: its value.
+    #[schema(nullable = false)]
+    pub limit: Option<u32>,
+    /// Flag in replies to a node's token: the node is not known any more, and has to register with a join
+    /// token.
     #[schema(nullable = false)]
     pub forgotten: Option<bool>,
 }
 
-/// What an account may do.
+/// A label of a node, like `gpu` or `rack-3`.
+#[derive(ToSchema)]
+#[schema(min_length = 1, max_length = 63, pattern = "^[A-Za-z0-9._=:-]+$")]
+#[expect(dead_code, reason = "only its shape is wanted")]
+pub struct Tag(String);
+
+/// Pattern of event kinds: a kind such as `node.dead`, a group such as `lease.*`, or `*`.
+#[derive(ToSchema)]
+#[schema(min_length = 1, max_length = 64, pattern = "^(\\*|[a-z_-]+\\.(\\*|[a-z_.-]+))$")]
+#[expect(dead_code, reason = "only its shape is wanted")]
+pub struct KindPattern(String);
+
+/// Rights of an account.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Its own leases.
+    /// Access to the account's own leases.
     User,
-    /// Everything.
+    /// Access to everything.
     Admin,
 }
 
-/// How far a lease is.
+/// Phase of a lease.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LeaseState {
-    /// Its account is being made.
+    /// Lease whose account is being made.
     Provisioning,
-    /// Its login works.
+    /// Lease whose login works.
     Active,
-    /// Its node is lost or given up; it is on its way to another.
+    /// Lease whose node is lost or given up; it is on its way to another node.
     Migrating,
-    /// It is over; its account is being removed.
+    /// Lease that is over; its account is being removed.
     Releasing,
-    /// It is over, and its account is gone.
+    /// Lease that is over, and whose account is gone.
     Ended,
 }
 
 impl From<lease::Phase> for LeaseState {
     fn from(phase: lease::Phase) -> Self {
-        match phase {
-            lease::Phase::Provisioning => Self::Provisioning,
+        match crate::app::leases::views::shown(phase) {
+            lease::Phase::Requested
+            | lease::Phase::Scheduled
+            | lease::Phase::Queued
+            | lease::Phase::Provisioning => Self::Provisioning,
             lease::Phase::Active => Self::Active,
-            lease::Phase::Migrating => Self::Migrating,
+            lease::Phase::Migrating | lease::Phase::Yielding => Self::Migrating,
             lease::Phase::Releasing => Self::Releasing,
             lease::Phase::Ended => Self::Ended,
         }
     }
 }
 
-/// What happens to a lease when its node is lost: it moves to another, waits for its own, or ends.
+/// Policy for a lease whose node is lost: it moves to another, waits for its own, or ends.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeLossPolicy {
-    /// It moves to another node, or back to its own if that returns first.
+    /// Moves the lease to another node, or back to its own if that returns first.
     Migrate,
-    /// It stays `migrating` until its own node returns.
+    /// Keeps the lease `migrating` until its own node returns.
     Wait,
-    /// It ends.
+    /// Ends the lease.
     End,
 }
 
@@ -103,11 +125,11 @@ impl From<lease::OnNodeLoss> for NodeLossPolicy {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AgentLink {
-    /// This node never had an agent.
+    /// The node never had an agent.
     None,
     /// The agent beats.
     Up,
-    /// It stopped beating.
+    /// The agent stopped sending heartbeats.
     Lost,
 }
 
@@ -117,6 +139,28 @@ impl From<LinkState> for AgentLink {
             LinkState::None => Self::None,
             LinkState::Up => Self::Up,
             LinkState::Lost => Self::Lost,
+        }
+    }
+}
+
+/// Whether lease accounts can log in at a node. A node is offered only while it is `open`.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WayIn {
+    /// Node that was not probed yet, or not for more than 90 seconds.
+    Unknown,
+    /// A probe account logged in, by password and by key.
+    Open,
+    /// A probe account could not log in.
+    Shut,
+}
+
+impl From<Way> for WayIn {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Unknown => Self::Unknown,
+            Way::Open => Self::Open,
+            Way::Shut => Self::Shut,
         }
     }
 }
@@ -145,7 +189,7 @@ pub enum NodeStatus {
     Dead,
 }
 
-/// How far a drain is: what it does now, or waits for.
+/// Present step of a drain: what it does now, or waits for.
 #[derive(Serialize, ToSchema)]
 #[expect(missing_docs, reason = "the words say it")]
 pub enum DrainProgress {
@@ -176,7 +220,7 @@ impl From<DrainState> for DrainProgress {
     }
 }
 
-/// What a machine is made of.
+/// Hardware of a machine, and the version of its agent.
 #[derive(ToSchema)]
 pub struct MachineFacts {
     /// Logical CPUs.
@@ -186,10 +230,26 @@ pub struct MachineFacts {
     /// Names of its GPUs, one entry each, at most 64.
     #[schema(required = false)]
     pub gpus: Vec<String>,
+    /// The devices that leases can have, each by its uuid; at most 64.
+    #[schema(required = false)]
+    pub gpu_devices: Vec<MachineGpu>,
     /// The MAC address of its first network card, for Wake-on-LAN.
     pub mac: Option<String>,
     /// The version of the agent; none for a worker registered by hand.
     pub agent_version: Option<String>,
+}
+
+/// A GPU device, as its worker reports it.
+#[derive(ToSchema)]
+pub struct MachineGpu {
+    /// The identity that the device's driver gives, or the path of its device file.
+    pub uuid: String,
+    /// Number of the device on its node.
+    pub number: u32,
+    /// The model's name.
+    pub model: String,
+    /// Memory of the device in MiB.
+    pub memory_mb: u64,
 }
 
 #[cfg(test)]
@@ -200,8 +260,9 @@ mod tests {
 
     #[test]
     fn the_words_are_those_of_the_domain() {
-        for phase in [Phase::Provisioning, Phase::Active, Phase::Migrating, Phase::Releasing, Phase::Ended] {
-            assert_eq!(to_value(LeaseState::from(phase)).unwrap(), to_value(phase).unwrap());
+        for phase in Phase::ALL {
+            let shown = crate::app::leases::views::shown(phase);
+            assert_eq!(to_value(LeaseState::from(phase)).unwrap(), to_value(shown).unwrap());
         }
         for policy in [OnNodeLoss::Migrate, OnNodeLoss::Wait, OnNodeLoss::End] {
             assert_eq!(to_value(NodeLossPolicy::from(policy)).unwrap(), to_value(policy).unwrap());
@@ -218,6 +279,9 @@ mod tests {
         }
         for link in [LinkState::None, LinkState::Up, LinkState::Lost] {
             assert_eq!(to_value(AgentLink::from(link)).unwrap(), to_value(link).unwrap());
+        }
+        for way in [Way::Unknown, Way::Open, Way::Shut] {
+            assert_eq!(to_value(WayIn::from(way)).unwrap(), to_value(way).unwrap());
         }
     }
 }

@@ -1,11 +1,13 @@
 //! `/api/openapi.json`, and `/docs`, where people read it: Swagger UI, served by us alone.
 
-use crate::{error::ApiError, openapi};
+use crate::error::ApiError;
 use axum::{
+    Extension,
     extract::Path,
     http::{HeaderName, HeaderValue, header},
     response::{AppendHeaders, Html, IntoResponse},
 };
+use serde_json::Value;
 use std::sync::{Arc, LazyLock};
 use utoipa_swagger_ui::Config;
 
@@ -21,17 +23,28 @@ static SWAGGER_UI: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
     Arc::new(config.display_request_duration(true).default_models_expand_depth(0))
 });
 
-/// This document
+/// The OpenAPI document as JSON text on one line.
+#[derive(Clone)]
+pub struct Document(Arc<str>);
+
+impl Document {
+    /// Writes the document down.
+    pub fn new(document: &Value) -> Self {
+        Self(document.to_string().into())
+    }
+}
+
+/// OpenAPI document of this API
 #[utoipa::path(
     get, path = "/api/openapi.json", operation_id = "openapi", tag = "pages",
     responses((status = 200, description = "OpenAPI 3.1", body = Object))
 )]
-pub async fn openapi() -> impl IntoResponse {
+pub async fn openapi(Extension(document): Extension<Document>) -> impl IntoResponse {
     let kind = HeaderValue::from_static("application/json");
-    ([(header::CONTENT_TYPE, kind)], openapi::text())
+    ([(header::CONTENT_TYPE, kind)], document.0.to_string())
 }
 
-/// This document for people
+/// OpenAPI document as a web page
 ///
 /// Browsable, with a form to try each route. Loads nothing from anywhere else.
 #[utoipa::path(

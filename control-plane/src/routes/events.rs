@@ -33,13 +33,14 @@ const fn yes() -> bool {
     true
 }
 
-/// What happens, as it happens
+/// Follow events as they happen
 ///
-/// Server-sent events: of your own leases, for admins of everything. Each frame has `id` (for `Last-Event-ID`),
-/// `event` (its kind, like `lease.active`) and `data` (an `Event` as JSON); the first frame has an `id` alone and
-/// says where the stream begins. Every 15 s a comment keeps the connection open. A reader that does not read
-/// for 30 s is cut off. After a break, also one of this server, send the last `id` as `Last-Event-ID` to any
-/// replica: every event comes at least once, in order, none is left out.
+/// Server-sent events: of your own leases, for admins of everything. Each frame has `id` (for
+/// `Last-Event-ID`), `event` (its kind, like `lease.active`) and `data` (an `Event` as JSON); the first
+/// frame has an `id` alone and says where the stream begins. Every 15 s a comment keeps the connection
+/// open. A reader that does not read for 30 s is cut off. After a break, also one of this server, send
+/// the last `id` as `Last-Event-ID` to any replica: every event comes at least once, in order, none is
+/// left out.
 #[utoipa::path(
     get, path = "/api/events", operation_id = "followEvents", tag = "leases",
     params(
@@ -57,6 +58,9 @@ pub async fn feed(
     Query(query): Query<FeedQuery>,
 ) -> Result<impl IntoResponse, ApiError> {
     let last = match headers.get("last-event-id") {
+        None if query.after.is_some_and(|after| after < 0) => {
+            return Err(ApiError::field("after", "must be at least 0"));
+        }
         None => query.after.map(EventId),
         Some(value) => Some(
             value
@@ -67,9 +71,9 @@ pub async fn feed(
         ),
     };
     let feed = if query.follow {
-        app.event_feed(who, last).await?.left_stream()
+        app.events().feed(who, last).await?.left_stream()
     } else {
-        app.events_so_far(who, last).await?.right_stream()
+        app.events().so_far(who, last).await?.right_stream()
     };
     Ok(Sse::new(feed).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
 }

@@ -2,12 +2,17 @@
 
 use crate::contract::{self, Exchange};
 use orion_control_plane::{App, Config, crypto::sha256_hex, serve::serve};
-use orion_domain::{LeaseId, NodeId, Secret, UserId, lease::OnNodeLoss, node::Health};
+use orion_domain::{
+    LeaseId, NodeId, Secret, UserId,
+    lease::{Holding, OnNodeLoss},
+    node::Health,
+    way_in::WayInReport,
+};
 use orion_service::{
     assemble::{Settings, assemble},
     sealed::MasterKey,
 };
-use orion_store::{Cas, FinishReconcile, NewAccount, PlaceOutcome, PlaceRequest};
+use orion_store::{Cas, FinishReconcile, NewAccount, PlaceOutcome, PlaceRequest, Prober};
 use orion_testkit::{KeyPair, MariaDb, random_word};
 use reqwest::{Method, RequestBuilder, Response, header};
 use serde_json::{Value, json};
@@ -20,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite::client::IntoClientRequest};
 use tokio_util::sync::CancellationToken;
 
-/// Where the control plane keeps its state.
+/// Kind of database in which the control plane keeps its state.
 #[derive(Clone, Copy, Debug)]
 pub enum Database {
     Sqlite,
@@ -42,12 +47,12 @@ pub struct Api {
 }
 
 impl Api {
-    /// With the default settings.
+    /// Starts the API with the default settings.
     pub async fn start(database: Database) -> Self {
         Self::start_with(database, |_| {}).await
     }
 
-    /// With settings of the test's own.
+    /// Starts the API with settings of the test's own.
     pub async fn start_with(database: Database, configure: impl FnOnce(&mut Config)) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         let url = match database {
@@ -57,33 +62,41 @@ impl Api {
         Self::start_on(url, data, configure).await
     }
 
-    /// On the database at `url`.
+    /// Starts the API on the database at `url`.
     pub async fn start_on(url: String, data: TempDir, configure: impl FnOnce(&mut Config)) -> Self {
         Self::open(url, data, MasterKey::generate(), configure).await
     }
 
-    /// Another replica of the same: on the same database, with the same master key.
+    /// Starts another replica on the same database, with the same master key.
     pub async fn replica(&self) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         Self::open(self.database.clone(), data, self.app.config.master_key.clone(), |_| {}).await
     }
 
-    async fn open(
+    /// Starts another replica with settings of its own.
+    pub async fn start_on_the_same(other: &Self, configure: impl FnOnce(&mut Config)) -> Self {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        Self::open(other.database.clone(), data, other.app.config.master_key.clone(), configure).await
+    }
+
+    /// Starts the API on the database at `database`, with this master key.
+    pub async fn open(
         database: String,
         data: TempDir,
         master_key: MasterKey,
         configure: impl FnOnce(&mut Config),
     ) -> Self {
-        let settings = Settings {
-            database_urls: vec![database.clone()],
-            database_connections_max: 8,
-            master_key,
-            playbooks_dir: None,
-        };
+        let settings = Settings::new(vec![database.clone()], 8, master_key);
         let assembled = assemble(&settings).await.expect("it assembles");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let mut config = Config::new(address, settings.master_key);
+        // All clients of all tests have one address.
+        (config.signups_per_hour, config.signups_per_minute) = (0, 0);
+        (config.requests_of_user, config.requests_of_address) = (0, 0);
+        config.requests_of_worker = 0;
+        // The workers of these tests are nobody.
+        config.worker_networks = vec!["127.0.0.0/8".parse().expect("a network")];
         configure(&mut config);
         let shutdown = CancellationToken::new();
         let app = App::new(config, assembled.fleet, &assembled.keys, shutdown.clone());
@@ -107,7 +120,7 @@ impl Api {
         &self.database
     }
 
-    /// Where it listens.
+    /// Returns the address on which the API listens.
     pub fn address(&self) -> &str {
         self.url.trim_start_matches("http://")
     }
@@ -119,11 +132,6 @@ impl Api {
         let bearer = format!("Bearer {node_token}").parse().expect("a header");
         request.headers_mut().insert(header::AUTHORIZATION, bearer);
         tokio_tungstenite::connect_async(request).await.expect("a link").0
-    }
-
-    /// Where it listens.
-    pub fn url(&self) -> &str {
-        &self.url
     }
 
     /// A request without a token.
@@ -146,6 +154,12 @@ impl Api {
         Reply::of(self.request(Method::POST, path).header("Idempotency-Key", key).json(body)).await
     }
 
+    /// The same with a token.
+    pub async fn post_keyed_as(&self, path: &str, key: &str, body: &Value, token: &str) -> Reply {
+        let request = with(self.request(Method::POST, path), token);
+        Reply::of(request.header("Idempotency-Key", key).json(body)).await
+    }
+
     /// Signs up with [`PASSWORD`] and logs in; the token.
     pub async fn user(&self, name: &str) -> String {
         let body = json!({ "username": name, "password": PASSWORD });
@@ -155,7 +169,7 @@ impl Api {
 
     /// Makes an admin and logs in; the token.
     pub async fn admin(&self, name: &str) -> String {
-        self.app.make_admin(name, Secret::new(PASSWORD)).await.expect("an admin");
+        self.app.accounts().make_admin(name, Secret::new(PASSWORD)).await.expect("an admin");
         self.log_in(name).await
     }
 
@@ -169,7 +183,8 @@ impl Api {
     pub async fn join_token(&self) -> String {
         let token = format!("orion-join_{}", random_word());
         let sha256 = sha256_hex(token.as_bytes());
-        let made = self.app.store.create_join_token(&sha256, "", None, None, None, self.app.now()).await;
+        let made =
+            self.app.store.accounts().create_join_token(&sha256, "", None, None, None, self.app.now()).await;
         made.expect("a join token");
         token
     }
@@ -192,27 +207,43 @@ impl Api {
         let registered = self.post("/api/workers/register", &join, &body).await.expect(201);
         let id = NodeId(registered["node_id"].as_i64().expect("a number"));
         let (store, now) = (&self.app.store, self.app.now());
-        let version = store.node(id).await.expect("a node").expect("registered").version;
-        let Cas::Done(node) = store.admit(id, version, now).await.expect("admitted") else {
+        let version = store.nodes().get(id).await.expect("a node").expect("registered").version;
+        let Cas::Done(node) = store.nodes().admit(id, version, now).await.expect("admitted") else {
             panic!("the node changed meanwhile")
         };
-        store.set_health(id, node.version, Health::Alive, "SSH answers", now).await.expect("alive");
-        let claim = store.claim_node(id, "test", Duration::from_secs(10), now).await.expect("claimed");
+        store.nodes().set_health(id, node.version, Health::Alive, "SSH answers", now).await.expect("alive");
+        let open = WayInReport { open: true, reason: String::new() };
+        store.agents().set_way_in(id, &open, Prober::Scheduler, now).await.expect("open");
+        let claim = store.nodes().claim(id, "test", Duration::from_secs(10), now).await.expect("claimed");
         let claim = claim.expect("nobody else claims it");
         let applied =
             FinishReconcile { applied_version: claim.desired_version, ..FinishReconcile::default() };
-        store.finish_reconcile(&claim, &applied, now).await.expect("applied");
-        assert!(store.node(id).await.expect("a node").expect("registered").is_offerable());
+        store.nodes().finish_reconcile(&claim, &applied, now).await.expect("applied");
+        assert!(store.nodes().get(id).await.expect("a node").expect("registered").is_offerable());
         id
     }
 
-    /// A lease of `name` on a node of its own, active as far as the database knows.
-    pub async fn active_lease(&self, name: &str) -> LeaseId {
-        self.offered_node(&format!("node-of-{name}-{}", &random_word()[..8])).await;
+    /// Places a lease of `name`, who may have `nodes_max` nodes. Whether it was placed.
+    pub async fn place(&self, name: &str, nodes_max: Option<u32>) -> bool {
+        let wish = PlaceRequest { nodes_max, ..self.wish(name).await };
+        let placed = self.app.store.leases().place(&wish).await.expect("an outcome");
+        matches!(placed, PlaceOutcome::Placed(_))
+    }
+
+    /// Places a slice of `name` beside others on any node that has room.
+    pub async fn place_slice(&self, name: &str, cpu_milli: u32, memory_mb: u32) -> LeaseId {
+        let holding = Holding::Slice { cpu_milli, memory_mb, gpus: 0 };
+        let wish = PlaceRequest { holding, ..self.wish(name).await };
+        let outcome = self.app.store.leases().place(&wish).await.expect("an outcome");
+        let PlaceOutcome::Placed(placed) = outcome else { panic!("{outcome:?}") };
+        placed[0].lease.id
+    }
+
+    async fn wish(&self, name: &str) -> PlaceRequest {
         let (store, now) = (&self.app.store, self.app.now());
-        let user = store.user_by_name(name).await.expect("a user").expect("signed up");
+        let user = store.accounts().by_name(name).await.expect("a user").expect("signed up");
         let password_hash = Secret::new("$6$saltsaltsaltsalt$hash");
-        let wish = PlaceRequest {
+        PlaceRequest {
             user: user.id,
             username: user.username,
             count: 1,
@@ -221,32 +252,42 @@ impl Api {
             name: None,
             accounts: vec![NewAccount { password_hash, public_key: None }],
             tags: Vec::new(),
+            holding: Holding::WholeNode,
+            containers: Vec::new(),
             on_node_loss: OnNodeLoss::Migrate,
+            nodes_max: None,
             request_key: random_word(),
             idem: None,
-            holder: "test".into(),
-            claim_ttl: Duration::from_secs(10),
+            first_turn: Duration::from_secs(10),
             first_uid: 200_000,
             last_uid: 300_000,
             now,
-        };
-        let PlaceOutcome::Placed(mut placed) = store.place(&wish).await.expect("placed") else {
+        }
+    }
+
+    /// A lease of `name` on a node of its own, active as far as the database knows.
+    pub async fn active_lease(&self, name: &str) -> LeaseId {
+        self.offered_node(&format!("node-of-{name}-{}", &random_word()[..8])).await;
+        let (store, wish) = (&self.app.store, self.wish(name).await);
+        let now = wish.now;
+        let PlaceOutcome::Placed(mut placed) = store.leases().place(&wish).await.expect("placed") else {
             panic!("no node was free")
         };
-        let placement = placed.remove(0);
+        let (placement, ttl) = (placed.remove(0), Duration::from_secs(10));
+        let claim = store.nodes().claim_placed(&placement, "test", ttl, now).await.expect("claimed");
+        let claim = claim.expect("nobody else works on it");
         let applied = FinishReconcile {
-            applied_version: placement.claim.desired_version,
-            account_ready: Some(placement.lease.id),
-            deadline_applied: Some(placement.lease.until),
+            applied_version: claim.desired_version,
+            ready: vec![(placement.lease.id, Some(placement.lease.until))],
             ..FinishReconcile::default()
         };
-        store.finish_reconcile(&placement.claim, &applied, now).await.expect("applied");
+        store.nodes().finish_reconcile(&claim, &applied, now).await.expect("applied");
         placement.lease.id
     }
 
     /// The number of an account.
     pub async fn user_id(&self, name: &str) -> UserId {
-        self.app.store.user_by_name(name).await.expect("a user").expect("signed up").id
+        self.app.store.accounts().by_name(name).await.expect("a user").expect("signed up").id
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// A day and an hour: longer than a token lives.
 const LONG_AGO: Duration = Duration::from_secs(25 * 3600);
 
-/// What a caller holds.
+/// Tokens that a caller may hold.
 struct Tokens {
     user: String,
     admin: String,
@@ -31,6 +31,7 @@ async fn every_route_lets_in_whom_it_says_and_nobody_else() {
             Access::User => user(&api, &route, &tokens).await,
             Access::Admin => admin(&api, &route, &tokens).await,
             Access::Worker => worker(&api, &route, &tokens).await,
+            Access::Visitor => visitor(&api, &route, &tokens).await,
         }
     }
 }
@@ -69,7 +70,7 @@ fn only_what_must_be_is_open_to_anyone() {
 async fn fresh_tokens(api: &Api) -> Tokens {
     let name = format!("user{}", &orion_testkit::random_word()[..12]);
     let user = api.user(&name).await;
-    let account = api.app.store.user_by_name(&name).await.expect("a user").expect("signed up");
+    let account = api.app.store.accounts().by_name(&name).await.expect("a user").expect("signed up");
     let then = api.app.now().minus(LONG_AGO);
     let expired = api.app.tokens.issue(account.id, &name, account.token_generation, then).expect("a token");
 
@@ -85,12 +86,12 @@ async fn fresh_tokens(api: &Api) -> Tokens {
     Tokens { user, admin, expired: expired.expose().to_owned(), logged_out, join, node }
 }
 
-/// After a backup was restored, a new account may have the number of one that is forgotten.
+/// Covers the case after a restored backup: a new account may have the number of one that is forgotten.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_older_than_its_account_is_refused() {
     let api = Api::start(Database::Sqlite).await;
     api.user("newcomer").await;
-    let account = api.app.store.user_by_name("newcomer").await.expect("a user").expect("signed up");
+    let account = api.app.store.accounts().by_name("newcomer").await.expect("a user").expect("signed up");
     let token_from = |age: Duration| {
         let then = api.app.now().minus(age);
         let token = api.app.tokens.issue(account.id, "newcomer", account.token_generation, then);
@@ -105,7 +106,7 @@ async fn a_token_that_is_older_than_its_account_is_refused() {
 
 /// A path with its parameters filled in: of things that do not exist.
 fn concrete(route: &Route) -> String {
-    route.path.replace("{rental_id}", "4711").replace("{id}", "4711")
+    route.path.replace("{rental_id}", "4711").replace("{id}", "4711").replace("{user}", "nobody-here")
 }
 
 /// A body that the route can read.
@@ -175,6 +176,14 @@ async fn admin(api: &Api, route: &Route, tokens: &Tokens) {
     assert_eq!(status(api, route, &tokens.user).await, 403, "{} {}", route.method, route.path);
     let status = status(api, route, &tokens.admin).await;
     assert!(is_let_in(status), "{} {}: {status}", route.method, route.path);
+}
+
+/// No token opens it, but the cookie that a good ticket gives.
+async fn visitor(api: &Api, route: &Route, tokens: &Tokens) {
+    nobody_else(api, route, tokens).await;
+    for token in [&tokens.user, &tokens.admin] {
+        assert_eq!(status(api, route, token).await, 401, "{}", route.path);
+    }
 }
 
 /// A node token opens both of the workers' routes, a join token only the registration.

@@ -71,7 +71,7 @@ async fn a_thousand_agents_links_that_never_beat_are_served_and_then_given_up() 
     })
     .await;
     wait_until("the database knows", PATIENCE, async || {
-        let nodes = api.app.store.nodes_all().await.expect("nodes");
+        let nodes = api.app.store.nodes().all().await.expect("nodes");
         let up = nodes.iter().filter(|node| node.link == LinkState::Up).count();
         if up == 0 { Ok(()) } else { Err(format!("{up} links are up")) }
     })

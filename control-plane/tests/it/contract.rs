@@ -2,7 +2,7 @@
 //! names, the body fits its schema, and says nothing that the schema does not.
 
 use jsonschema::Validator;
-use orion_control_plane::openapi::document;
+use orion_control_plane::router::document;
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
@@ -82,12 +82,12 @@ pub fn check_event(event: &Value) {
     fit(&json!({ "$ref": "#/components/schemas/Event" }), event, Reading::Reply, "an event");
 }
 
-/// How a schema is read.
+/// Strictness with which a schema is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reading {
-    /// There may be more than it says.
+    /// Body that may hold more than the schema says.
     Request,
-    /// There is no more than it says.
+    /// Body that holds no more than the schema says.
     Reply,
 }
 

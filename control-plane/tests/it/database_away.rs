@@ -5,7 +5,7 @@ use orion_testkit::{MariaDb, wait_until};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// How long a client waits for the answer that the database is away.
+/// Longest wait of a client for the answer that the database is away.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

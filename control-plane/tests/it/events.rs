@@ -61,12 +61,12 @@ async fn a_feed_that_broke_off_goes_on_without_a_gap(api: Api) {
 }
 
 async fn end(api: &Api, lease: LeaseId) {
-    let ended = api.app.store.end_leases(&[lease], &EndReason::Released, None, api.app.now()).await;
+    let ended = api.app.store.leases().end(&[lease], &EndReason::Released, None, api.app.now()).await;
     assert_eq!(ended.expect("ended"), [lease]);
     api.app.fleet.nudge.all();
 }
 
-/// What a feed tells until it has been silent for so many seconds.
+/// Returns the events that a feed sends until it has been silent for `silence_s` seconds.
 async fn feed(api: &Api, token: &str, query: &str, last: Option<i64>, silence_s: u64) -> Vec<Value> {
     let mut request = api.request(Method::GET, &format!("/api/events{query}")).bearer_auth(token);
     if let Some(last) = last {

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// A running `orion-control-plane`; it is killed when it is dropped.
 pub struct ControlPlane {
     child: Child,
-    /// Where it listens.
+    /// URL that the process listens on.
     pub url: String,
 }
 

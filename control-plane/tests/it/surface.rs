@@ -74,7 +74,7 @@ async fn health_names_the_part_that_is_down() {
     assert_eq!(sick["status"], "unhealthy");
     assert_eq!(sick["parts"]["database"]["status"], "up");
     assert_eq!(sick["parts"]["scheduler"]["status"], "down", "none runs here");
-    api.app.store.replica_beat("s1", "scheduler", api.app.now()).await.expect("written");
+    api.app.store.cluster().heartbeat("s1", "scheduler", api.app.now()).await.expect("written");
     let well = api.get("/api/health", "").await.expect(200);
     assert_eq!((&well["status"], &well["parts"]["scheduler"]["status"]), (&json!("healthy"), &json!("up")));
 }

@@ -4,6 +4,7 @@ use crate::{
     api::{Api, Database, Reply},
     on_both_databases,
 };
+use orion_control_plane::app::idempotency::Idempotent;
 use orion_domain::WebhookId;
 use orion_service::webhook::WebhookSecret;
 use orion_store::Tried;
@@ -31,7 +32,7 @@ async fn a_webhook_is_made_shown_without_its_secret_and_deleted(api: Api) {
     assert_eq!((&listed[0]["pending"], &listed[0]["last_delivery"]), (&json!(0), &Value::Null));
 
     // What is stored opens with the master key for this webhook, and is no secret without it.
-    let stored = api.app.store.webhooks().await.expect("webhooks").remove(0);
+    let stored = api.app.store.webhooks().list().await.expect("webhooks").remove(0);
     let master = &api.app.config.master_key;
     let opened = WebhookSecret::open(master, &stored.uid, &stored.secret_sealed).expect("it opens");
     assert_eq!(opened.text().expose(), secret);
@@ -60,13 +61,17 @@ async fn a_test_says_what_came_of_it(api: Api) {
     let now = || api.app.now();
     let sender = async |tried: Tried| {
         let id = orion_testkit::wait_until("the test is due", Duration::from_secs(10), async || {
-            store.due_deliveries(webhook, now(), 1).await.expect("read").first().copied()
+            store.webhooks().due_deliveries(webhook, now(), 1).await.expect("read").first().copied()
         })
         .await;
-        let claim =
-            store.claim_delivery(id, Duration::from_secs(9), now()).await.expect("read").expect("claimed");
+        let claim = store
+            .webhooks()
+            .claim_delivery(id, Duration::from_secs(9), now())
+            .await
+            .expect("read")
+            .expect("claimed");
         assert_eq!(claim.event.kind, "webhook.test");
-        store.finish_delivery(&claim, &tried, now()).await.expect("written");
+        store.webhooks().finish_delivery(&claim, &tried, now()).await.expect("written");
     };
     let took = Tried { status: Some(204), error: None, again_at: None };
     let body = json!({});
@@ -102,6 +107,41 @@ async fn the_same_request_again_makes_the_same_webhook() {
     assert_ne!(send("b", &body).await.expect(201)["id"], first["id"]);
     send("a", &json!({ "url": "https://other.example/" })).await.problem(422);
     assert_eq!(api.get(ROUTE, &admin).await.expect(200).as_array().expect("a list").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_of_a_kind_that_is_gone_is_replayed_and_a_new_one_is_refused() {
+    let api = Api::start(Database::Sqlite).await;
+    let admin = api.admin("boss").await;
+    let url = "https://hooks.example/";
+    let body = |kind: &str| json!({ "url": url, "kinds": [kind] });
+    let send = async |key: &str, kind: &str| api.post_keyed_as(ROUTE, key, &body(kind), &admin).await;
+    let first = send("a", "node.dead").await.expect(201);
+    // As if an older version, which had the kind `node.gone`, had made it.
+    let made = api.app.store.webhooks().list().await.expect("webhooks").remove(0);
+    let headers = [("idempotency-key".parse().expect("a name"), "a".parse().expect("a value"))];
+    let master = &api.app.config.master_key;
+    let key = Idempotent::read(
+        &headers.into_iter().collect(),
+        "webhook",
+        made.created_by,
+        &body("node.gone"),
+        master,
+    );
+    let kept = key.expect("a good key").expect("a key").row(None, None, api.app.now());
+    let database = sqlx::SqlitePool::connect(api.database()).await.expect("the same file");
+    let change = "UPDATE idempotency SET body_sha256 = ? WHERE scope = ?";
+    let changed = sqlx::query(change).bind(&kept.body_sha256).bind(&kept.scope).execute(&database).await;
+    assert_eq!(changed.expect("written").rows_affected(), 1);
+    sqlx::raw_sql("UPDATE webhooks SET kinds = '[\"node.gone\"]'").execute(&database).await.expect("written");
+
+    let again = send("a", "node.gone").await.expect(201);
+    assert_eq!((&again["id"], &again["secret"]), (&first["id"], &first["secret"]));
+    assert_eq!(again["kinds"], json!(["node.gone"]));
+    send("a", "node.dead").await.problem(422);
+    assert_eq!(send("b", "node.gone").await.problem(400)["field"], "kinds");
+    send("b", "node.dead").await.expect(201); // what is refused does not use the key up
+    assert_eq!(api.post(ROUTE, &admin, &body("node.gone")).await.problem(400)["field"], "kinds");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,11 +28,11 @@ pub enum AdminCommand {
 /// The arguments of `orion admin after-restore`.
 #[derive(Debug, clap::Args)]
 pub struct AfterRestoreArgs {
-    /// How many account uids are left out: more than leases were made since the backup. Nodes refuse a uid that
-    /// they have seen, so a number that is too small only costs time.
+    /// Number of account uids to leave out: more than the number of leases made since the backup. Nodes
+    /// refuse a uid that they have seen, so a number that is too small only costs time.
     #[arg(long, value_name = "COUNT", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub uids_left_out: u32,
-    /// Where the database is.
+    /// Location of the database.
     #[command(flatten)]
     pub database: DatabaseArgs,
 }
@@ -45,7 +45,7 @@ pub struct CreateArgs {
     /// Read the password from standard input.
     #[arg(long)]
     pub password_stdin: bool,
-    /// Where the database is.
+    /// Location of the database.
     #[command(flatten)]
     pub database: DatabaseArgs,
 }
@@ -79,7 +79,7 @@ async fn after_restore(args: AfterRestoreArgs) -> Result<(), CliError> {
         now: fleet.now(),
     };
     let failed = |text: String, hint: &str| Err(CliError::failed(text).hint(hint));
-    match fleet.store.after_restore(&order).await {
+    match fleet.store.admin().after_restore(&order).await {
         Ok(RestoreSettled::Settled { nodes, leases, uid_before, next_uid }) => {
             if (nodes, leases) == (0, 0) {
                 note(
@@ -115,8 +115,11 @@ async fn create(args: CreateArgs) -> Result<(), CliError> {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = Config::new(nowhere, settings.master_key);
     let app = App::new(config, assembled.fleet, &assembled.keys, CancellationToken::new());
-    let id =
-        app.make_admin(&args.name, password).await.map_err(|error| CliError::failed(error.to_string()))?;
+    let id = app
+        .accounts()
+        .make_admin(&args.name, password)
+        .await
+        .map_err(|error| CliError::failed(error.to_string()))?;
     eprintln!("'{}' is an admin (user {id})", args.name);
     Ok(())
 }

@@ -9,7 +9,8 @@ use crate::{
     output::note,
     refusal,
 };
-use reqwest::{Certificate, Method, Response, StatusCode, Url, header};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use reqwest::{Certificate, Method, Response, StatusCode, Upgraded, Url, header};
 use rustls::CertificateError;
 use serde_json::Value;
 use std::{
@@ -19,41 +20,48 @@ use std::{
     path::Path,
     time::Duration,
 };
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{handshake::derive_accept_key, protocol::Role},
+};
 
-/// How often a request whose connection failed is sent again.
+/// Maximum number of retries of a request whose connection failed.
 const RETRIES_MAX: u32 = 3;
-/// How long a connection may take to come up.
+/// Time limit for establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an ordinary request may take; one that makes a node work gets [`LONG_TIMEOUT`].
+/// Time limit of an ordinary request; one that makes a node work gets [`LONG_TIMEOUT`].
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a rental or a release may take: several nodes may be tried.
+/// Time limit of a rental or a release: several nodes may be tried.
 pub const LONG_TIMEOUT: Duration = Duration::from_secs(150);
 /// The largest reply that is read, in bytes.
 const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The most pages of a list that are read.
 const PAGES_MAX: usize = 1000;
 
+/// An open WebSocket.
+pub type WebSocket = WebSocketStream<Upgraded>;
+
 /// Whether a request may be sent again when it is unknown what became of the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
     /// Yes: it changes nothing, or the same thing once (reads, releases, requests under an idempotency key).
     Safe,
-    /// Only when no connection came up, so that the API cannot have seen it.
+    /// Repetition only if no connection came up, so that the API cannot have seen the request.
     IfNeverSent,
 }
 
 /// A request that changes something.
 #[derive(Debug)]
 pub struct Post<'a> {
-    /// From the first slash.
+    /// Path of the request, from its first slash.
     pub path: &'a str,
     /// The JSON body.
     pub body: Value,
     /// The `Idempotency-Key`, where there is one.
     pub key: Option<&'a str>,
-    /// What to do when the connection fails.
+    /// Condition for repeating the request when the connection fails.
     pub repeat: Repeat,
-    /// How long one attempt may take.
+    /// Time limit of one attempt.
     pub timeout: Duration,
 }
 
@@ -86,11 +94,11 @@ struct Reply {
     body: Vec<u8>,
 }
 
-/// Why one attempt brought no reply.
+/// Failure of one attempt to get a reply.
 #[derive(Debug)]
 struct Lost {
     never_sent: bool,
-    /// What is wrong with the API's certificate, if that is why.
+    /// Error in the API's certificate, if that is the cause.
     certificate: Option<CertificateError>,
     why: String,
 }
@@ -198,6 +206,33 @@ impl Client {
         self.value(&reply)
     }
 
+    /// The same for a reply that others have to be asked for.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn get_patiently(&self, path: &str) -> Result<Value, CliError> {
+        let reply = self.exchange(Method::GET, path, None, None, Repeat::Safe, LONG_TIMEOUT).await?;
+        self.value(&reply)
+    }
+
+    /// Reads `/api/health`, also when it says that a part is down.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn health(&self) -> Result<Value, CliError> {
+        let outcome = self.request(Method::GET, "/api/health").timeout(TIMEOUT).send().await;
+        let reply = match outcome {
+            Ok(response) => read(response).await,
+            Err(error) => Err(error.into()),
+        };
+        let reply = reply.map_err(|lost| self.unreachable(&lost, Repeat::Safe))?;
+        let says_how_it_is = reply.status.is_success() || reply.status == StatusCode::SERVICE_UNAVAILABLE;
+        if !says_how_it_is {
+            return Err(self.refusal(&reply));
+        }
+        self.value(&reply)
+    }
+
     /// Reads a list, all pages of it.
     ///
     /// # Errors
@@ -229,6 +264,24 @@ impl Client {
         self.value(&reply)
     }
 
+    /// Puts `body` at `path`; a second time is as good as once.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value, CliError> {
+        let reply = self.exchange(Method::PUT, path, Some(body), None, Repeat::Safe, TIMEOUT).await?;
+        self.value(&reply)
+    }
+
+    /// Deletes what is at `path`; a second time is as good as once.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn delete(&self, path: &str) -> Result<Value, CliError> {
+        let reply = self.exchange(Method::DELETE, path, None, None, Repeat::Safe, LONG_TIMEOUT).await?;
+        self.value(&reply)
+    }
+
     /// Opens an event stream. One attempt; the caller reconnects.
     ///
     /// # Errors
@@ -238,16 +291,45 @@ impl Client {
         if let Some(id) = last_event_id {
             request = request.header("Last-Event-ID", id);
         }
-        let lost = |error: reqwest::Error| self.unreachable(&Lost::from(error), Repeat::Safe);
-        let response = tokio::time::timeout(TIMEOUT, request.send())
-            .await
-            .map_err(|_| CliError::new(Kind::Unavailable, format!("{} does not answer", self.api)))?
-            .map_err(lost)?;
+        let response = self.answered(request).await?;
         if response.status().is_success() {
             return Ok(response);
         }
         let reply = read(response).await.map_err(|lost| self.unreachable(&lost, Repeat::Safe))?;
         Err(self.refusal(&reply))
+    }
+
+    /// Opens a WebSocket at `path`. One attempt.
+    ///
+    /// # Errors
+    /// No connection or a refusal.
+    pub async fn websocket(&self, path: &str) -> Result<WebSocket, CliError> {
+        let key = STANDARD.encode(rand::random::<[u8; 16]>());
+        let request = self
+            .request(Method::GET, path)
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, &key);
+        let response = self.answered(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let reply = read(response).await.map_err(|lost| self.unreachable(&lost, Repeat::Safe))?;
+            return Err(self.refusal(&reply));
+        }
+        let accepted = response.headers().get(header::SEC_WEBSOCKET_ACCEPT).cloned();
+        if accepted.is_none_or(|accepted| accepted != derive_accept_key(key.as_bytes())) {
+            return Err(CliError::failed(format!("what {} opened is no WebSocket", self.api)));
+        }
+        let stream =
+            response.upgrade().await.map_err(|error| self.unreachable(&error.into(), Repeat::Safe))?;
+        Ok(WebSocketStream::from_raw_socket(stream, Role::Client, None).await)
+    }
+
+    async fn answered(&self, request: reqwest::RequestBuilder) -> Result<Response, CliError> {
+        tokio::time::timeout(TIMEOUT, request.send())
+            .await
+            .map_err(|_| CliError::new(Kind::Unavailable, format!("{} does not answer", self.api)))?
+            .map_err(|error| self.unreachable(&Lost::from(error), Repeat::Safe))
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
@@ -391,7 +473,7 @@ pub fn escape(text: &str) -> String {
         .collect()
 }
 
-/// What is wrong with the certificate of the other side, where that is why there is no connection.
+/// Returns the error in the peer's certificate, where that is why there is no connection.
 fn refused_certificate(error: &(dyn Error + 'static)) -> Option<CertificateError> {
     if let Some(rustls::Error::InvalidCertificate(problem)) = error.downcast_ref() {
         return Some(problem.clone());

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Commands that take leases.
 const OF_LEASES: [&str; 4] = ["show", "ssh", "extend", "release"];
 
-/// What is completed.
+/// Kind of the values to complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum What {
     /// Names of leases that are not over.

@@ -35,8 +35,8 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// When the token stops being accepted, as far as it says so itself (the `exp` claim; not verified,
-    /// for the API is the judge).
+    /// Returns the expiry of the token by its `exp` claim, if it has one (not verified: the API checks the
+    /// token).
     pub fn expires_at(&self) -> Option<Timestamp> {
         use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
         #[derive(Deserialize)]
@@ -56,7 +56,8 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// From `XDG_CONFIG_HOME` (where it is absolute, as its specification demands) or `HOME`.
+    /// Derives the directory from `XDG_CONFIG_HOME` (where it is absolute, as its specification demands) or
+    /// `HOME`.
     ///
     /// # Errors
     /// When neither is set.
@@ -89,7 +90,7 @@ impl Paths {
         self.write_private(&self.ssh_config(), text.as_bytes())
     }
 
-    /// Where the pinned host keys of a lease are kept.
+    /// Returns the path of the file with the pinned host keys of a lease.
     pub fn known_hosts(&self, api: &str, lease_id: i64) -> PathBuf {
         self.directory.join("known_hosts.d").join(format!("{}-lease-{lease_id}", file_safe(api)))
     }

@@ -17,7 +17,7 @@ const DEFAULT_API: &str = "http://127.0.0.1:8080";
 pub struct Context {
     /// The CLI's files.
     pub paths: Paths,
-    /// How data is written.
+    /// Format of the data on standard output.
     pub format: Format,
     /// The API's address, without a slash at its end.
     pub api: String,
@@ -29,8 +29,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// From the global options; what they leave open comes from the last login, then from defaults. A token
-    /// in `ORION_TOKEN` stands in for a session.
+    /// Builds the context from the global options; what they leave open comes from the last login, then from
+    /// defaults. A token in `ORION_TOKEN` stands in for a session.
     ///
     /// # Errors
     /// When there is no home directory, or the session cannot be read.

@@ -12,7 +12,7 @@ use crate::{
 use orion_domain::doctor::{Check, Finding};
 use orion_fleet::{Fleet, NodesExamined};
 use orion_service::assemble::assemble_as_it_is;
-use orion_store::HowFar;
+use orion_store::Scope;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -22,15 +22,15 @@ pub struct DoctorArgs {
     /// Look at the database alone
     #[arg(long)]
     no_nodes: bool,
-    /// How many nodes are asked at once
+    /// Number of nodes to ask at once
     #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=512))]
     side_by_side: u16,
-    /// Where the database is.
+    /// Location of the database.
     #[command(flatten)]
     database: DatabaseArgs,
 }
 
-/// What was found, and where it could not be looked.
+/// Findings, and the places that could not be examined.
 struct Report {
     findings: Vec<Finding>,
     nodes: Option<NodesExamined>,
@@ -51,8 +51,8 @@ pub async fn run(format: Format, args: DoctorArgs) -> Result<(), CliError> {
     let not_checked = |error: orion_store::StoreError| {
         CliError::new(Kind::NotChecked, format!("could not look: {}", chain(&error)))
     };
-    let mut findings = fleet.store.examine(HowFar::All, fleet.now()).await.map_err(not_checked)?;
-    findings.extend(fleet.store.clock_finding(|| fleet.now()).await.map_err(not_checked)?);
+    let mut findings = fleet.store.admin().audit(Scope::All, fleet.now()).await.map_err(not_checked)?;
+    findings.extend(fleet.store.admin().clock_finding(|| fleet.now()).await.map_err(not_checked)?);
     let mut nodes = None;
     if !args.no_nodes {
         progress.show("asking the nodes", "");
@@ -60,7 +60,7 @@ pub async fn run(format: Format, args: DoctorArgs) -> Result<(), CliError> {
     }
     findings.extend(nodes.iter().flat_map(|nodes| nodes.findings.clone()));
     findings.sort();
-    let all = fleet.store.nodes_all().await.map_err(not_checked)?;
+    let all = fleet.store.nodes().all().await.map_err(not_checked)?;
     let names = all.into_iter().map(|node| (node.id.0, node.hostname.to_string())).collect();
     drop(progress);
     let report = Report { findings, nodes, names };

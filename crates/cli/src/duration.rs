@@ -15,12 +15,12 @@ pub struct Length {
 }
 
 impl Length {
-    /// In hours, as the API takes it.
+    /// Returns the length in hours, as the API takes it.
     pub fn hours(self) -> f64 {
         self.seconds / 3600.0
     }
 
-    /// As a [`Duration`].
+    /// Returns the length as a [`Duration`].
     pub fn duration(self) -> Duration {
         Duration::from_secs_f64(self.seconds)
     }

@@ -8,13 +8,13 @@ use std::{fmt, io, path::Path};
 /// The class of an error; its number is the process's exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Anything without a class of its own.
+    /// Error without a class of its own.
     Failed,
     /// The arguments or the input make no sense, here or for the API (400, 422).
     Usage,
-    /// No session, or the API does not accept it any more (401).
+    /// Session that is missing, or that the API does not accept any more (401).
     NotLoggedIn,
-    /// No such lease (404).
+    /// Lease that does not exist (404).
     NotFound,
     /// Refused or not available now: too few free nodes, a conflict, no permission, the API is away.
     Unavailable,
@@ -22,6 +22,8 @@ pub enum Kind {
     NotChecked,
     /// Stopped by Ctrl-C; nothing is left behind.
     Interrupted,
+    /// Exit status of a command in a container, which has said itself what is wrong.
+    Command(u8),
     /// Whoever read our standard output closed it: nothing to say, nobody to say it to.
     ReaderGone,
 }
@@ -37,6 +39,7 @@ impl Kind {
             Self::Unavailable => 5,
             // What a shell shows for a process that SIGINT ended.
             Self::Interrupted => 130,
+            Self::Command(status) => status,
             // What a shell shows for a process that SIGPIPE ended.
             Self::ReaderGone => 141,
         }
@@ -48,7 +51,7 @@ impl Kind {
 pub struct Problem {
     /// The HTTP status.
     pub status: u16,
-    /// How many free nodes there were, where the refusal says so.
+    /// Number of free nodes found, where the refusal gives it.
     pub found: Option<u64>,
     /// Seconds until another attempt may succeed, where the refusal says so.
     pub retry_after_s: Option<u64>,

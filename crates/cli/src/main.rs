@@ -13,6 +13,7 @@ mod doctor;
 mod duration;
 mod error;
 mod examples;
+mod identity;
 mod model;
 mod output;
 mod password;
@@ -22,7 +23,14 @@ mod ssh_command;
 mod up;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use commands::{account, brake, change, events, leases, nodes, rent, ssh, ssh_config, token, webhooks};
+use commands::{
+    accounts::{session, tokens, users},
+    containers, events, images,
+    leases::{extend, list, release, rent, ssh, ssh_config},
+    nodes,
+    operations::{brake, status},
+    webhooks,
+};
 use context::Context;
 use error::{CliError, Kind};
 use output::Format;
@@ -45,7 +53,7 @@ struct Cli {
     #[arg(long, global = true, env = "ORION_API_CA", hide_env = true, value_name = "FILE")]
     #[arg(value_hint = clap::ValueHint::FilePath)]
     api_ca: Option<OsString>,
-    /// How to write data to standard output
+    /// Format of the data on standard output
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t)]
     output: Format,
     #[command(subcommand)]
@@ -55,20 +63,22 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make an account and log in
-    Signup(account::SignupArgs),
+    Signup(session::SignupArgs),
     /// Log in
-    Login(account::LoginArgs),
+    Login(session::LoginArgs),
     /// Log out and forget the session
     Logout,
     /// Show who is logged in, where, and for how long
     Whoami,
+    /// Change your password; older logins are void
+    Password(session::ChangePasswordArgs),
     /// Rent one node or more
     Rent(rent::RentArgs),
     /// List your leases
     #[command(visible_alias = "list")]
-    Ls(leases::LsArgs),
+    Ls(list::LsArgs),
     /// Show one lease with its history
-    Show(leases::ShowArgs),
+    Show(list::ShowArgs),
     /// Log in to the node of a lease, wherever it is by now
     Ssh(ssh::SshArgs),
     /// Let plain ssh, scp, rsync and editors know your leases by name
@@ -77,18 +87,49 @@ enum Command {
     #[command(hide = true)]
     SshProxy(ssh_config::ProxyArgs),
     /// Give a lease more time
-    Extend(change::ExtendArgs),
+    Extend(extend::ExtendArgs),
     /// End leases and clean their nodes
-    Release(change::ReleaseArgs),
+    Release(release::ReleaseArgs),
+    /// Run a container on the node of a lease
+    Run(containers::RunArgs),
+    /// List the containers of a lease
+    Ps(containers::PsArgs),
+    /// Show the log of a container, or (-f) follow it
+    Logs(containers::LogsArgs),
+    /// Show what containers use, each second
+    Stats(containers::stats::StatsArgs),
+    /// Run a command in a container, with (-it) this terminal or in a pipe
+    Exec(containers::exec::ExecArgs),
+    /// Listen at a local port that leads to a container
+    Forward(containers::forward::ForwardArgs),
+    /// Give a URL that opens a container's port in a browser
+    Open(containers::OpenArgs),
+    /// Stop a container; it is kept, with its log
+    Stop(containers::ContainerArgs),
+    /// Stop a container, if it runs, and start it again
+    Restart(containers::ContainerArgs),
+    /// Remove a container, running or not
+    Rm(containers::ContainerArgs),
+    /// Images: whether a registry has one, and how large it is
+    #[command(subcommand)]
+    Image(images::ImageCommand),
     /// List the nodes, or drain them and put them back into use (admin)
     Nodes(nodes::NodesArgs),
+    /// Show how Orion is: its parts, the brake, and background tasks that fail or hang
+    Status,
     /// Show the brake that stops migration, or lift it (admin)
     Brake(brake::BrakeArgs),
     /// Show what happened, or (-f) what happens
     Events(events::EventsArgs),
     /// Tokens that workers join with (admin)
     #[command(subcommand)]
-    Token(token::TokenCommand),
+    Token(tokens::TokenCommand),
+    /// Accounts: list, disable, enable, promote, demote, new passwords, quotas (admin)
+    #[command(subcommand)]
+    Users(users::UsersCommand),
+    /// Invitations to sign up (admin)
+    #[command(subcommand)]
+    Invite(users::InviteCommand),
     /// Send events to other programs (admin)
     #[command(subcommand)]
     Webhooks(webhooks::WebhooksCommand),
@@ -103,13 +144,13 @@ enum Command {
     Openapi,
     /// Print a completion script for a shell
     Completions {
-        /// Which shell
+        /// Shell to print the script for
         shell: clap_complete::Shell,
     },
     /// Print what may stand in a place of a command line (completion scripts run it)
     #[command(hide = true)]
     Complete {
-        /// What is completed
+        /// Kind of the values to complete
         #[arg(value_enum)]
         what: completions::What,
     },
@@ -124,7 +165,7 @@ fn main() -> ExitCode {
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if error.kind() != Kind::ReaderGone {
+            if !matches!(error.kind(), Kind::ReaderGone | Kind::Command(_)) {
                 // Each of the two lines was made printable by itself.
                 let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{error}\n"));
             }
@@ -157,27 +198,42 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
     let api_ca = api_ca.filter(|file| !file.is_empty()).map(PathBuf::from);
     let context = || Context::new(api, api_ca, output);
     match command {
-        Command::Signup(args) => account::signup(&context()?, args).await,
-        Command::Login(args) => account::login(&context()?, args).await,
-        Command::Logout => account::logout(&context()?).await,
-        Command::Whoami => account::whoami(&context()?).await,
+        Command::Signup(args) => session::signup(&context()?, args).await,
+        Command::Login(args) => session::login(&context()?, args).await,
+        Command::Logout => session::logout(&context()?).await,
+        Command::Whoami => session::whoami(&context()?).await,
+        Command::Password(args) => session::change_password(&context()?, args).await,
+        Command::Users(command) => users::run(&context()?, command).await,
+        Command::Invite(command) => users::invite(&context()?, command).await,
         Command::Rent(args) => rent::run(&context()?, args).await,
-        Command::Ls(args) => leases::list(&context()?, args).await,
-        Command::Show(args) => leases::show(&context()?, args).await,
+        Command::Ls(args) => list::list(&context()?, args).await,
+        Command::Show(args) => list::show(&context()?, args).await,
         Command::Ssh(args) => ssh::run(&context()?, args).await,
         Command::SshConfig(args) => ssh_config::run(&context()?, args).await,
         Command::SshProxy(args) => ssh_config::proxy(&context()?, args).await,
-        Command::Extend(args) => change::extend(&context()?, args).await,
-        Command::Release(args) => change::release(&context()?, args).await,
+        Command::Extend(args) => extend::extend(&context()?, args).await,
+        Command::Release(args) => release::release(&context()?, args).await,
+        Command::Run(args) => containers::run(&context()?, args).await,
+        Command::Ps(args) => containers::list(&context()?, args).await,
+        Command::Logs(args) => containers::logs(&context()?, args).await,
+        Command::Stats(args) => containers::stats::run(&context()?, args).await,
+        Command::Exec(args) => containers::exec::run(&context()?, args).await,
+        Command::Forward(args) => containers::forward::run(&context()?, args).await,
+        Command::Open(args) => containers::open(&context()?, args).await,
+        Command::Stop(args) => containers::change(&context()?, args, "stop").await,
+        Command::Restart(args) => containers::change(&context()?, args, "restart").await,
+        Command::Rm(args) => containers::remove(&context()?, args).await,
+        Command::Image(command) => images::run(&context()?, command).await,
         Command::Nodes(args) => nodes::run(&context()?, args).await,
+        Command::Status => status::run(&context()?).await,
         Command::Brake(args) => brake::run(&context()?, args).await,
         Command::Events(args) => events::run(&context()?, args).await,
-        Command::Token(command) => token::run(&context()?, command).await,
+        Command::Token(command) => tokens::run(&context()?, command).await,
         Command::Webhooks(command) => webhooks::run(&context()?, command).await,
         Command::Admin(command) => admin::run(command).await,
         Command::Doctor(args) => doctor::run(output, args).await,
         Command::Up(args) => up::run(args).await,
-        Command::Openapi => output::data(&format!("{:#}", orion_control_plane::openapi::document())),
+        Command::Openapi => output::data(&format!("{:#}", orion_control_plane::router::document())),
         Command::Completions { shell } => output::data(completions::script(shell, Cli::command()).trim_end()),
         Command::Complete { what } => completions::complete(&context()?, what).await,
     }

@@ -11,36 +11,36 @@ use serde_json::Value;
 /// A lease as `GET /api/rentals`, `GET /api/rentals/{id}` and `POST /api/rent` show it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Rental {
-    /// Its number.
+    /// Number of the lease.
     pub rental_id: i64,
-    /// What its owner calls it.
+    /// Name that the owner gave the lease.
     #[serde(default)]
     pub name: Option<String>,
     /// `provisioning`, `active`, `migrating`, `releasing` or `ended`.
     #[serde(default)]
     pub state: String,
-    /// Since when it is in that state.
+    /// Start of the current state.
     #[serde(default)]
     pub state_since: Option<Timestamp>,
-    /// Why it is in that state.
+    /// Reason of the state.
     #[serde(default)]
     pub state_reason: Option<String>,
-    /// Where to log in: an IP address or a DNS name.
+    /// Address to log in to: an IP address or a DNS name.
     #[serde(default)]
     pub host_ip: Option<String>,
     /// The sshd's port there.
     #[serde(default)]
     pub ssh_port: Option<u16>,
-    /// As whom.
+    /// User to log in as.
     #[serde(default)]
     pub client_user: Option<String>,
     /// The generated password; only in the reply that issues it.
     #[serde(default)]
     pub client_pass: Option<String>,
-    /// When it began.
+    /// Start of the lease.
     #[serde(default)]
     pub leased_from: Option<Timestamp>,
-    /// When it ends.
+    /// End of the lease.
     #[serde(default)]
     pub leased_until: Option<Timestamp>,
     /// The node's number.
@@ -49,7 +49,7 @@ pub struct Rental {
     /// The node's host name.
     #[serde(default)]
     pub node_name: Option<String>,
-    /// What a user without this CLI types.
+    /// Command to log in without this CLI.
     #[serde(default)]
     pub ssh_command: Option<String>,
     /// The node's host keys, one line each.
@@ -58,24 +58,101 @@ pub struct Rental {
     /// Whether the node knows the end.
     #[serde(default)]
     pub applied: Option<bool>,
-    /// What happens when the node is lost.
+    /// Policy for the loss of the node.
     #[serde(default)]
     pub on_node_loss: Option<String>,
     /// The nodes it has been on, oldest first.
     #[serde(default, deserialize_with = "null_is_default")]
     pub nodes: Vec<Stay>,
-    /// What happened to it, oldest first.
+    /// Events of the lease, oldest first.
     #[serde(default, deserialize_with = "null_is_default")]
     pub events: Vec<Event>,
+    /// What it has of its node, where that is a slice.
+    #[serde(default)]
+    pub slice: Option<Slice>,
+    /// Its containers, where one lease is shown.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub containers: Vec<Container>,
+}
+
+/// What a slice has of its node.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Slice {
+    /// Processor cores.
+    #[serde(default)]
+    pub cpus: f64,
+    /// Memory in MiB.
+    #[serde(default)]
+    pub memory_mb: u64,
+    /// Number of GPUs.
+    #[serde(default)]
+    pub gpus: u32,
+}
+
+/// A container as `GET /api/rentals/{id}/containers` shows it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Container {
+    /// Name of the container in its lease.
+    pub name: String,
+    /// `pending`, `pulling`, `running`, `exited`, `failed` or `removed`.
+    #[serde(default)]
+    pub state: String,
+    /// Start of the current state.
+    #[serde(default)]
+    pub state_since: Option<Timestamp>,
+    /// Reason of the state.
+    #[serde(default)]
+    pub state_reason: Option<String>,
+    /// What is being done now.
+    #[serde(default)]
+    pub step: Option<String>,
+    /// Bytes that the step has done.
+    #[serde(default)]
+    pub bytes_done: Option<u64>,
+    /// Bytes of the step in all.
+    #[serde(default)]
+    pub bytes_total: Option<u64>,
+    /// The image.
+    #[serde(default)]
+    pub image: String,
+    /// Its ports that are reached from outside.
+    #[serde(default)]
+    pub ports: Vec<ContainerPort>,
+}
+
+/// A port of a container.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ContainerPort {
+    /// Port of the container.
+    pub port: u16,
+    /// Port of its node that leads there.
+    pub node_port: u16,
+}
+
+/// What a container uses.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ContainerStats {
+    /// Processor cores that are busy with it.
+    pub cpus_used: f64,
+    /// Memory without what is only cache.
+    pub memory_bytes: u64,
+    /// Limit of the memory.
+    pub memory_limit_bytes: u64,
+    /// Bytes that it received.
+    pub received_bytes: u64,
+    /// Bytes that it sent.
+    pub sent_bytes: u64,
+    /// Processes and threads.
+    pub pids: u64,
 }
 
 impl Rental {
-    /// Its name, or its number where it has none: what the user types to mean it.
+    /// Returns the lease's name, or its number where it has none, as the user types it in commands.
     pub fn handle(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.rental_id.to_string())
     }
 
-    /// Where its sshd listens, `host:port`; empty while it has no node.
+    /// Returns the address of the lease's sshd, `host:port`; empty while the lease has no node.
     pub fn address(&self) -> String {
         match (&self.host_ip, self.ssh_port) {
             (Some(host), Some(port)) if host.contains(':') => format!("[{host}]:{port}"),
@@ -91,16 +168,16 @@ pub struct Stay {
     /// The node's number.
     #[serde(default)]
     pub node_id: Option<i64>,
-    /// Its host name.
+    /// Host name of the node.
     #[serde(default)]
     pub hostname: Option<String>,
-    /// From when.
+    /// Start of the stay.
     #[serde(default)]
     pub from: Option<Timestamp>,
-    /// Until when; none while it is there.
+    /// End of the stay; none while the lease is on the node.
     #[serde(default)]
     pub to: Option<Timestamp>,
-    /// Why it came there, or left.
+    /// Reason of the arrival or of the departure.
     #[serde(default)]
     pub why: Option<String>,
 }
@@ -108,22 +185,22 @@ pub struct Stay {
 /// A state change.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Event {
-    /// Its place in the order of all events.
+    /// Position in the order of all events.
     #[serde(default)]
     pub id: Option<i64>,
-    /// When.
+    /// Time of the event.
     #[serde(default)]
     pub at: Option<Timestamp>,
-    /// What, as `lease.moved`.
+    /// Kind of the event, such as `lease.moved`.
     #[serde(default)]
     pub kind: String,
-    /// Which lease.
+    /// Number of the lease that the event is about.
     #[serde(default)]
     pub lease_id: Option<i64>,
-    /// Which node.
+    /// Number of the node that the event is about.
     #[serde(default)]
     pub node_id: Option<i64>,
-    /// Whose.
+    /// Number of the user that the event is about.
     #[serde(default)]
     pub user_id: Option<i64>,
     /// The rest.
@@ -134,30 +211,33 @@ pub struct Event {
 /// A node as `GET /api/nodes` shows it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Node {
-    /// Its number.
+    /// Number of the node.
     pub node_id: i64,
-    /// What it calls itself.
+    /// Host name that the worker reports.
     #[serde(default)]
     pub hostname: String,
-    /// Its address.
+    /// Address of the node.
     #[serde(default)]
     pub ip: Option<String>,
-    /// Its sshd's port.
+    /// Port of the node's sshd.
     #[serde(default)]
     pub ssh_port: Option<u16>,
-    /// Its state.
+    /// State of the node.
     #[serde(default)]
     pub status: String,
-    /// Why it is in that state.
+    /// Reason of the state.
     #[serde(default)]
     pub status_reason: Option<String>,
-    /// Since when.
+    /// Start of the state.
     #[serde(default)]
     pub since: Option<Timestamp>,
     /// Whether a lease holds it.
     #[serde(default)]
     pub allocated: Option<bool>,
-    /// The lease, where the caller may see it.
+    /// The leases that the caller may see.
+    #[serde(default)]
+    pub leases: Vec<NodeLease>,
+    /// The first of them; an older API shows no other.
     #[serde(default)]
     pub lease: Option<NodeLease>,
     /// CPU cores.
@@ -169,24 +249,71 @@ pub struct Node {
     /// GPUs: a number, or a list of them.
     #[serde(default)]
     pub gpus: Value,
-    /// Its labels.
+    /// Total, held and free of it.
+    #[serde(default)]
+    pub capacity: Option<Capacity>,
+    /// Whether its engine takes containers.
+    #[serde(default)]
+    pub containers: Option<Engine>,
+    /// Labels of the node.
     #[serde(default, deserialize_with = "null_is_default")]
     pub tags: Vec<String>,
-    /// How far it is emptied, if it is.
+    /// Progress of the drain, if the node is being emptied.
     #[serde(default)]
     pub drain: Option<Drain>,
+}
+
+/// Capacity of a node.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Capacity {
+    /// Processor cores.
+    pub cpus: Amount,
+    /// Memory in mebibytes.
+    pub memory_mb: Amount,
+    /// GPU devices.
+    pub gpus: Amount,
+}
+
+/// An amount of a node.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Amount {
+    /// All of it.
+    pub total: f64,
+    /// What is free now.
+    pub free: f64,
+}
+
+/// Container engine of a node.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Engine {
+    /// Whether it takes containers.
+    #[serde(default)]
+    pub offered: bool,
+    /// Why it does not.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Kind and version.
+    #[serde(default)]
+    pub engine: Option<String>,
+}
+
+impl Node {
+    /// Returns the leases on it that the caller may see.
+    pub fn leases(&self) -> &[NodeLease] {
+        if self.leases.is_empty() { self.lease.as_slice() } else { &self.leases }
+    }
 }
 
 /// A node that is emptied.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Drain {
-    /// How far it is: `moving`, `waiting for a free node`, … `drained`.
+    /// Progress of the drain: `moving`, `waiting for a free node`, … `drained`.
     #[serde(default)]
     pub state: String,
     /// Leases that are not off it yet.
     #[serde(default)]
     pub leases_left: u64,
-    /// When what is left loses the node.
+    /// Time at which the remaining leases lose the node.
     #[serde(default)]
     pub deadline: Option<Timestamp>,
 }
@@ -194,9 +321,9 @@ pub struct Drain {
 /// The lease on a node.
 #[derive(Clone, Debug, Deserialize)]
 pub struct NodeLease {
-    /// Its number.
+    /// Number of the lease.
     pub rental_id: i64,
-    /// When it ends.
+    /// End of the lease.
     #[serde(default)]
     pub leased_until: Option<Timestamp>,
 }

@@ -11,13 +11,13 @@ use orion_domain::Timestamp;
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
 
-/// How data is written to stdout.
+/// Format of the data on standard output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Human-readable text.
     #[default]
     Table,
-    /// For programs: the API's own JSON.
+    /// JSON as the API sends it, for programs.
     Json,
 }
 
@@ -127,9 +127,28 @@ pub fn moment(now: Timestamp, at: Timestamp) -> String {
     }
 }
 
-/// How long something has lasted, or `?` when its beginning is unknown.
+/// Returns the time that has passed since `since`, or `?` when it is unknown.
 pub fn age(now: Timestamp, since: Option<Timestamp>) -> String {
     since.map_or_else(|| "?".to_owned(), |since| duration::show(now.since(since)))
+}
+
+/// Returns an amount of bytes with its unit: `48.5 MB`.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    if bytes < 1_000 {
+        return format!("{bytes} B");
+    }
+    let mut amount = bytes as f64 / 1_000.0;
+    let mut unit = UNITS[0];
+    for larger in &UNITS[1..] {
+        // What would be shown as 1000.0 is one of the next.
+        if amount < 999.95 {
+            break;
+        }
+        amount /= 1_000.0;
+        unit = larger;
+    }
+    format!("{amount:.1} {unit}")
 }
 
 /// A line on stderr that says what is being waited for. On a terminal it is rewritten in place and removed
@@ -179,6 +198,12 @@ mod tests {
         table.row(["träning".to_owned(), "4".to_owned(), String::new()]);
         table.row(["x".to_owned(), "112".to_owned(), "rented".to_owned()]);
         assert_eq!(table.text(), "NAME     ID   REASON\nträning  4    -\nx        112  rented");
+    }
+
+    #[test]
+    fn bytes_have_a_unit_that_fits() {
+        let shown = [0, 999, 1_000, 48_480_000, 999_960, 3_000_000_000_000_000].map(bytes);
+        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "48.5 MB", "1.0 MB", "3000.0 TB"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::io::Read;
 /// The most that is read from standard input, in bytes.
 const BYTES_MAX: u64 = 4096;
 
-/// Where the password of an Orion account may be read from.
+/// Way in which a terminal asks for the password of an Orion account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// A terminal asks once: the password exists.
@@ -52,13 +52,47 @@ pub fn from_stdin() -> Result<String, CliError> {
     not_empty(text)
 }
 
+/// The present password of an account and a new one: two lines of standard input if `stdin` says so, else from the
+/// terminal.
+///
+/// # Errors
+/// When one is missing, or the new one was typed differently the second time.
+pub fn present_and_new(stdin: bool) -> Result<(String, String), CliError> {
+    if stdin {
+        let both = from_stdin()?;
+        let mut lines = both.lines();
+        return match (lines.next(), lines.next(), lines.next()) {
+            (Some(old), Some(new), None) => Ok((not_empty(old.to_owned())?, not_empty(new.to_owned())?)),
+            (_, _, _) => Err(CliError::new(
+                Kind::Usage,
+                "standard input must hold two lines: the present password and the new one",
+            )),
+        };
+    }
+    let old = not_empty(prompt("Present password: ")?)?;
+    let new = not_empty(prompt("New password: ")?)?;
+    if prompt("The same again: ")? != new {
+        return Err(CliError::new(Kind::Usage, "the two passwords differ"));
+    }
+    Ok((old, new))
+}
+
+/// A password from the terminal, without echo.
+///
+/// # Errors
+/// When there is no terminal, or it is empty.
+pub fn typed(text: &str) -> Result<String, CliError> {
+    not_empty(prompt(text)?)
+}
+
+fn prompt(text: &str) -> Result<String, CliError> {
+    rpassword::prompt_password(text).map_err(|error| {
+        CliError::new(Kind::Usage, format!("no terminal to ask for the password ({error})"))
+            .hint("give it with --password-stdin or in ORION_PASSWORD")
+    })
+}
+
 fn from_terminal(ask: Ask) -> Result<String, CliError> {
-    let prompt = |text: &str| {
-        rpassword::prompt_password(text).map_err(|error| {
-            CliError::new(Kind::Usage, format!("no terminal to ask for the password ({error})"))
-                .hint("give it with --password-stdin or in ORION_PASSWORD")
-        })
-    };
     let password = not_empty(prompt("Password: ")?)?;
     match ask {
         Ask::Once => Ok(password),

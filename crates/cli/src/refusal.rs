@@ -53,7 +53,7 @@ const fn kind(status: u16) -> Kind {
     }
 }
 
-/// What to do about it, where the API does not say so itself.
+/// Returns the remedy for a refusal, where the API does not give one itself.
 fn hint(
     status: u16,
     too_few: bool,

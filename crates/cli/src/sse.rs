@@ -15,7 +15,7 @@ pub struct Message {
     pub data: String,
 }
 
-/// What a piece of the stream held, in order.
+/// Element of an event stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
     /// An event.
@@ -48,7 +48,7 @@ impl Parser {
         self.last_event_id.as_deref()
     }
 
-    /// How long the server asks to wait before a reconnection, in milliseconds.
+    /// Returns the delay before a reconnection that the server asks for, in milliseconds.
     pub const fn retry_ms(&self) -> Option<u64> {
         self.retry_ms
     }

@@ -6,7 +6,7 @@
 use crate::error::CliError;
 use std::{ffi::OsString, path::Path};
 
-/// What the user adds to the command line.
+/// Additions of the user to the command line of ssh.
 #[derive(Clone, Debug, Default)]
 pub struct Extras {
     /// Ask for a terminal even with a command (`-t`).
@@ -17,7 +17,7 @@ pub struct Extras {
     pub command: Vec<String>,
 }
 
-/// Where and how to log in.
+/// Address and parameters of a login.
 #[derive(Clone, Debug)]
 pub struct Login<'a> {
     /// The lease's number.

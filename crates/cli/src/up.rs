@@ -6,7 +6,8 @@ use orion_control_plane::{App, Config, app::accounts::FirstAdmin, serve::serve};
 use orion_domain::Secret;
 use orion_scheduler::{Scheduler, SchedulerConfig};
 use orion_service::{
-    assemble::Settings,
+    assemble::{Settings, engine_lost_after},
+    container_networks::container_networks,
     logging,
     process::{assemble_patiently, database_wait, raise_open_files, stop_on_signal},
     sealed::MasterKey,
@@ -30,7 +31,7 @@ pub struct UpArgs {
     /// Address and port that the API listens on [default: 127.0.0.1:8080] [env: ORION_LISTEN].
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
-    /// Where the database is, and how it is opened.
+    /// Location of the database, and the settings for opening it.
     #[command(flatten)]
     pub database: DatabaseArgs,
     /// Longest lease and longest extension, in hours [default: 720] [env: ORION_LEASE_HOURS_MAX].
@@ -46,7 +47,7 @@ pub struct UpArgs {
     /// An origin that browsers may call from; may be repeated. None: CORS stays off [env: ORION_CORS_ORIGINS].
     #[arg(long, value_delimiter = ',', value_name = "ORIGIN")]
     pub cors_origin: Vec<String>,
-    /// How long an access token lives, in hours [default: 24] [env: ORION_TOKEN_HOURS].
+    /// Lifetime of an access token, in hours [default: 24] [env: ORION_TOKEN_HOURS].
     #[arg(long, value_name = "HOURS")]
     pub token_hours: Option<String>,
     /// A directory with playbooks that replace built-in ones [env: ORION_PLAYBOOKS].
@@ -57,7 +58,7 @@ pub struct UpArgs {
     pub log_format: Option<String>,
 }
 
-/// Where the settings, the database and the master key are.
+/// Location of the settings, the database and the master key.
 #[derive(Debug, clap::Args)]
 pub struct DatabaseArgs {
     /// A file of settings, the same as the services read [default: /etc/orion/orion.toml if it is there] [env:
@@ -77,14 +78,14 @@ pub struct DatabaseArgs {
     pub database_connections: Option<String>,
 }
 
-/// Where `deploy/systemd` has the services' secrets, which only systemd reads by itself.
+/// File in which `deploy/systemd` keeps the services' secrets, which only systemd reads by itself.
 const SERVICES_ENVIRONMENT: &str = "/etc/orion/orion.env";
 
 /// Settings, and what `orion` itself makes of them: with a directory of its own, SQLite and a key file.
 pub struct OwnSettings {
-    /// Everything that is set.
+    /// All settings that are given.
     pub sources: Sources,
-    /// To open the database with.
+    /// Settings for opening the database.
     pub settings: Settings,
     /// The directory of the SQLite database; none with MariaDB and a key from elsewhere.
     pub sqlite_dir: Option<PathBuf>,
@@ -186,12 +187,14 @@ impl DatabaseArgs {
                 .unwrap_or(16),
             master_key,
             playbooks_dir: sources.text("playbooks").map_err(in_settings)?.map(PathBuf::from),
+            networks: container_networks(&sources).map_err(in_settings)?,
+            engine_lost_after: engine_lost_after(&sources).map_err(in_settings)?,
         };
         Ok(OwnSettings { sources, settings, sqlite_dir })
     }
 }
 
-/// What is done about a directory and a master key that are not there.
+/// Handling of a missing directory or master key.
 #[derive(Clone, Copy, Debug)]
 enum Missing {
     IsMade,
@@ -344,7 +347,7 @@ pub async fn run(args: UpArgs) -> Result<(), CliError> {
 }
 
 async fn make_first_admin(app: &App, password: Option<Secret>) -> Result<(), CliError> {
-    match app.first_admin(password).await {
+    match app.accounts().first_admin(password).await {
         Ok(FirstAdmin::Made) => eprintln!("made the first admin, 'admin', with ORION_ADMIN_PASSWORD"),
         Ok(FirstAdmin::None) => eprintln!("there is no admin yet; make one with `orion admin create NAME`"),
         Ok(FirstAdmin::Known) => {}

@@ -3,15 +3,15 @@
 //! The agent dials `GET /api/workers/link` with its node token, says [`FromAgent::Hello`] and beats every
 //! [`BEAT_EVERY`]. Unknown messages are ignored by both sides, so that either may be the newer one.
 
-use crate::{LeaseId, Timestamp, node::Facts};
+use crate::{LeaseId, Timestamp, node::Facts, way_in::WayInReport};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How often the agent beats.
+/// Interval between two heartbeats of the agent.
 pub const BEAT_EVERY: Duration = Duration::from_secs(5);
 /// Beats that may be missed before a link is lost.
 pub const BEATS_MISSED_MAX: u32 = 2;
-/// How long after a lease's end the node itself closes the login, in seconds: the control plane, which
+/// Time from a lease's end until the node itself closes the login, in seconds: the control plane, which
 /// does more than lock, comes first.
 pub const DEADLINE_GRACE_S: u64 = 10;
 
@@ -21,7 +21,7 @@ pub fn seconds_to_deadline(until: Timestamp, grace_s: u64, now: Timestamp) -> u6
     until.plus(Duration::from_secs(grace_s)).since(now).as_secs()
 }
 
-/// What the agent says.
+/// Message from the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromAgent {
@@ -40,6 +40,15 @@ pub enum FromAgent {
         load_percent: u32,
         /// Whether the node's own sshd answered just now.
         sshd: bool,
+        /// Result of the last probe of the way in; none before the first, and from older agents.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        way_in: Option<WayInReport>,
+        /// Seconds since the end of that probe; none from older agents.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        way_in_age_s: Option<u64>,
+        /// The node's wall clock, in milliseconds since 1970; none from older agents.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        clock_ms: Option<i64>,
     },
     /// The machine changed.
     Inventory {
@@ -64,7 +73,7 @@ pub struct KeptDeadline {
     pub locked: bool,
 }
 
-/// What the control plane says.
+/// Message from the control plane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToAgent {
@@ -73,18 +82,23 @@ pub enum ToAgent {
         /// The beat's number.
         seq: u64,
     },
-    /// What the node should hold.
+    /// Leases that the node should hold.
     Leases {
         /// The node's desired version.
         desired_version: i64,
-        /// Its leases with their deadlines. Only deadlines of accounts that exist are taken over; accounts
-        /// are made and removed over SSH alone.
+        /// Leases of the node with their deadlines. Only deadlines of accounts that exist are taken over;
+        /// accounts are made and removed over SSH alone.
         leases: Vec<LeaseDeadline>,
     },
     /// The control plane does not know this node (any more): register again.
     RegisterAgain,
     /// Lock every lease account and end its sessions: the node is about to be given up.
-    LockAccounts,
+    LockAccounts {
+        /// The beat over this link by which the agent said that its sshd is down, if the order rests on that: an agent
+        /// that has seen its sshd answer since does not obey.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rests_on_beat: Option<u64>,
+    },
 }
 
 /// A lease's deadline on the wire: as seconds remaining, so that clocks need not agree.
@@ -104,11 +118,54 @@ pub struct LeaseDeadline {
 mod tests {
     use super::*;
 
+    /// Message as agents up to 0.1.0 know it.
+    #[derive(Debug, PartialEq, Eq, Deserialize)]
+    #[serde(tag = "type", rename_all = "snake_case")]
+    enum OldToAgent {
+        LockAccounts,
+    }
+
+    #[test]
+    fn an_order_to_lock_is_understood_by_older_agents_and_from_older_control_planes() {
+        for rests_on_beat in [None, Some(7)] {
+            let text = serde_json::to_string(&ToAgent::LockAccounts { rests_on_beat }).unwrap();
+            assert_eq!(
+                serde_json::from_str::<OldToAgent>(&text).unwrap(),
+                OldToAgent::LockAccounts,
+                "{text}"
+            );
+        }
+        let old = serde_json::from_str::<ToAgent>(r#"{"type":"lock_accounts"}"#).unwrap();
+        assert_eq!(old, ToAgent::LockAccounts { rests_on_beat: None });
+    }
+
     #[test]
     fn messages_are_tagged_json() {
-        let beat = FromAgent::Beat { seq: 7, load_percent: 12, sshd: true };
+        let beat = FromAgent::Beat {
+            seq: 7,
+            load_percent: 12,
+            sshd: true,
+            way_in: None,
+            way_in_age_s: None,
+            clock_ms: None,
+        };
         let text = serde_json::to_string(&beat).unwrap();
         assert_eq!(text, r#"{"type":"beat","seq":7,"load_percent":12,"sshd":true}"#);
         assert_eq!(serde_json::from_str::<FromAgent>(&text).unwrap(), beat);
+    }
+
+    #[test]
+    fn a_beat_of_an_older_or_newer_agent_is_understood() {
+        let old = r#"{"type":"beat","seq":7,"load_percent":12,"sshd":true}"#;
+        let FromAgent::Beat { way_in: None, clock_ms: None, .. } = serde_json::from_str(old).unwrap() else {
+            panic!("{old}")
+        };
+        let new = r#"{"type":"beat","seq":7,"load_percent":12,"sshd":true,"way_in":{"open":true},"clock_ms":5,"more":1}"#;
+        let FromAgent::Beat { way_in: Some(told), clock_ms: Some(5), .. } =
+            serde_json::from_str(new).unwrap()
+        else {
+            panic!("{new}")
+        };
+        assert!(told.open && told.reason.is_empty());
     }
 }

@@ -3,21 +3,25 @@
 //!
 //! There is one brake for all schedulers. Whoever sees the reason pulls it; all honour it.
 
+mod census;
+
+pub use census::{Census, Observation};
+
 use crate::Timestamp;
 use std::time::Duration;
 
-/// When the brake is pulled and when it lets go.
+/// Conditions for pulling and lifting the brake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrakePolicy {
-    /// How far back a node's silence counts.
+    /// Period within which a node's silence counts.
     pub window: Duration,
-    /// At least so many nodes…
+    /// Minimum number of silent nodes that pulls the brake…
     pub nodes_min: usize,
     /// …and more than this share of the fleet, in percent…
     pub share_percent: usize,
     /// …or more than this part of the nodes that one scheduler looks after, in percent.
     pub own_percent: usize,
-    /// After so long it lets go by itself, if the remaining nodes answer.
+    /// Time after which the brake is lifted automatically, if the remaining nodes answer.
     pub lifts_after: Duration,
 }
 
@@ -33,17 +37,18 @@ impl Default for BrakePolicy {
     }
 }
 
-/// What the brake looks at. Nodes that have been dead for longer than the window count nowhere, and silence that
-/// began before the brake was lifted last is no silence that went before.
+/// View of the fleet on which the brake is evaluated. Nodes that have been dead for longer than the
+/// window count nowhere, and silence that began before the brake was lifted last is no silence that went
+/// before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FleetView {
     /// Nodes that answer, or went silent within the window.
     pub fleet: usize,
     /// Nodes that stopped answering within the window.
     pub went_silent: usize,
-    /// Those of `fleet` that this scheduler looks after itself.
+    /// Nodes of `fleet` that this scheduler looks after itself.
     pub own: usize,
-    /// Those of `went_silent` that this scheduler looks after itself.
+    /// Nodes of `went_silent` that this scheduler looks after itself.
     pub own_went_silent: usize,
     /// Nodes that do not answer now, for however long, and are not dead yet.
     pub silent_now: usize,
@@ -51,43 +56,51 @@ pub struct FleetView {
     pub rest_answers: bool,
     /// Whether this scheduler has looked at every node of its own. Until then it lets nothing go.
     pub complete: bool,
-    /// Whether it is this scheduler's to let go: it pulled the brake itself, or the one that did is gone.
+    /// Whether it is this scheduler's to release: it engaged the brake itself, or the one that did is gone.
     pub may_lift: bool,
 }
 
 /// A brake that is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Engaged {
-    /// Since when.
+    /// Time at which the brake was pulled.
     pub since: Timestamp,
-    /// Why, for people.
+    /// Human-readable reason for pulling the brake.
     pub reason: String,
-    /// The scheduler that pulled it.
+    /// The scheduler that engaged it.
     pub by: String,
 }
 
 /// Pulled or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Brake {
-    /// If it is pulled.
+    /// Details of the pull, if the brake is pulled.
     pub engaged: Option<Engaged>,
-    /// When it was let go last, if it is not pulled: silence that began before counts no more.
+    /// Time of the last lift, if the brake is not engaged: silence that began before counts no more.
     pub lifted_at: Option<Timestamp>,
 }
 
-/// What a look finds to be done.
+/// Change of the brake that an evaluation calls for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BrakeChange {
     /// Pull it: nothing is migrated from now on.
     Pull {
-        /// For people.
+        /// Human-readable reason of the change.
         reason: String,
     },
-    /// Let it go: migration goes on.
+    /// Lifts the brake: migration goes on.
     Lift {
-        /// For people.
+        /// Human-readable reason of the change.
         reason: String,
     },
+}
+
+impl BrakePolicy {
+    /// Whether so many nodes of the fleet have the same fault that it is more likely this side's: none of them is given
+    /// up for it, however long it lasts.
+    pub const fn is_shared(&self, with_fault: usize, fleet: usize) -> bool {
+        with_fault >= self.nodes_min && with_fault * 100 > fleet * self.share_percent
+    }
 }
 
 impl Brake {
@@ -96,8 +109,8 @@ impl Brake {
         now.since(silent_since) <= policy.window && self.lifted_at.is_none_or(|lifted| silent_since > lifted)
     }
 
-    /// Looks at the fleet and says what is to be done.
-    pub fn look(&self, view: &FleetView, policy: &BrakePolicy, now: Timestamp) -> Option<BrakeChange> {
+    /// Evaluates the fleet; returns what is to be done.
+    pub fn evaluate(&self, view: &FleetView, policy: &BrakePolicy, now: Timestamp) -> Option<BrakeChange> {
         let Some(engaged) = &self.engaged else {
             let within = policy.window.as_secs();
             if view.went_silent >= policy.nodes_min
@@ -147,7 +160,7 @@ mod tests {
         Timestamp::from_micros(secs * 1_000_000)
     }
 
-    /// What one scheduler that has all nodes sees.
+    /// Returns the view of one scheduler that has all nodes.
     fn view(fleet: usize, went_silent: usize, rest_answers: bool) -> FleetView {
         FleetView {
             fleet,
@@ -167,14 +180,14 @@ mod tests {
     }
 
     fn pulls(view: &FleetView) -> Option<String> {
-        match Brake::default().look(view, &BrakePolicy::default(), at(0)) {
+        match Brake::default().evaluate(view, &BrakePolicy::default(), at(0)) {
             Some(BrakeChange::Pull { reason }) => Some(reason),
             Some(BrakeChange::Lift { .. }) | None => None,
         }
     }
 
     fn lifts(view: &FleetView, now: i64) -> bool {
-        let change = engaged().look(view, &BrakePolicy::default(), at(now));
+        let change = engaged().evaluate(view, &BrakePolicy::default(), at(now));
         matches!(change, Some(BrakeChange::Lift { .. }))
     }
 
@@ -196,6 +209,13 @@ mod tests {
         assert_eq!(pulls(&large(6, 3)), None, "half is not more than half");
         assert!(pulls(&large(5, 3)).unwrap().starts_with("3 of the 5 nodes of this scheduler went silent"));
         assert_eq!(pulls(&large(2, 2)), None, "two nodes may well die");
+    }
+
+    #[test]
+    fn a_fault_that_three_nodes_of_nine_have_is_shared_and_one_of_two_or_of_ten_is_not() {
+        let shared = |with_fault, fleet| BrakePolicy::default().is_shared(with_fault, fleet);
+        assert!(shared(3, 9) && shared(3, 3) && shared(4, 13));
+        assert!(!shared(2, 2) && !shared(3, 10) && !shared(0, 0));
     }
 
     #[test]

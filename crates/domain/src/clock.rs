@@ -1,8 +1,13 @@
 //! The one place that asks the system what time it is.
 
 use crate::Timestamp;
+use std::time::Duration;
 
-/// Where the time comes from. Everything takes `now` as an argument; only services hold a clock.
+/// How far a machine's clock may be off the database's: a process that is further off takes no claims, and the
+/// doctor says so.
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(2);
+
+/// Source of the time. Everything takes `now` as an argument; only services hold a clock.
 pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
     /// The current time, UTC.
     fn now(&self) -> Timestamp;

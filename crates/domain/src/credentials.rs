@@ -10,6 +10,9 @@ pub const LOGIN_PASSWORD_MIN: usize = 8;
 pub const SSH_PASSWORD_MIN: usize = 8;
 /// Longest password of either kind, in bytes.
 pub const PASSWORD_MAX: usize = 128;
+/// Longest SSH public key without its comment, in characters: an RSA key of 16384 bits, the largest that OpenSSH takes
+/// (`OPENSSH_RSA_MAX_MODULUS_SIZE`), has 2772. The playbooks have the same limit.
+pub const SSH_PUBLIC_KEY_MAX: usize = 4_096;
 
 /// Checks a new password of an API account or of a node login.
 ///
@@ -40,6 +43,11 @@ impl SshPublicKey {
         &self.0
     }
 
+    /// Its type: `ssh-ed25519`, say.
+    pub fn kind(&self) -> &str {
+        self.0.split(' ').next().unwrap_or_default()
+    }
+
     /// `SHA256:…`, as `ssh-keygen -l` prints it.
     pub fn fingerprint(&self) -> String {
         PublicKey::from_openssh(&self.0)
@@ -59,8 +67,18 @@ impl FromStr for SshPublicKey {
         if line.chars().any(char::is_control) {
             return Err("an SSH public key is a single line".into());
         }
-        if line.len() > 8_192 {
-            return Err("the SSH public key is longer than 8192 characters".into());
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(kind), Some(blob)) = (fields.next(), fields.next()) else {
+            return Err(
+                "not an OpenSSH public key (`ssh-ed25519 AAAA… comment`): it has a type and a value".into()
+            );
+        };
+        let text = format!("{kind} {blob}");
+        if text.len() > SSH_PUBLIC_KEY_MAX {
+            return Err(format!(
+                "an SSH public key has at most {SSH_PUBLIC_KEY_MAX} characters, not {}; an RSA key of 16384 bits fits",
+                text.len()
+            ));
         }
         let key = PublicKey::from_openssh(line).map_err(|error| {
             format!("not an OpenSSH public key (`ssh-ed25519 AAAA… comment`, without options): {error}")
@@ -68,11 +86,7 @@ impl FromStr for SshPublicKey {
         if key.algorithm() == ssh_key::Algorithm::Dsa {
             return Err("DSA keys are no longer accepted by OpenSSH; use ed25519".into());
         }
-        let mut fields = line.split_ascii_whitespace();
-        match (fields.next(), fields.next()) {
-            (Some(kind), Some(blob)) => Ok(Self(format!("{kind} {blob}"))),
-            _ => Err("an SSH public key has a type and a value".into()),
-        }
+        Ok(Self(text))
     }
 }
 
@@ -81,6 +95,15 @@ mod tests {
     use super::*;
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+
+    #[test]
+    fn a_password_of_the_shortest_and_of_the_longest_length_is_taken() {
+        let check = |length: usize| check_password(&Secret::new("x".repeat(length)), LOGIN_PASSWORD_MIN);
+        assert!(check(LOGIN_PASSWORD_MIN - 1).is_err());
+        assert!(check(LOGIN_PASSWORD_MIN).is_ok());
+        assert!(check(PASSWORD_MAX).is_ok());
+        assert!(check(PASSWORD_MAX + 1).is_err());
+    }
 
     #[test]
     fn a_password_with_a_line_break_is_refused() {
@@ -104,6 +127,25 @@ mod tests {
         ] {
             assert!(wrong.parse::<SshPublicKey>().is_err(), "{wrong:?} was accepted");
         }
+    }
+
+    /// An RSA key whose modulus has so many bytes, with a comment.
+    fn rsa(bytes: usize) -> String {
+        let modulus = [&[0, 0xc1][..], &vec![0x5a; bytes - 2], &[0xff]].concat();
+        let parts = [&b"ssh-rsa"[..], &[1, 0, 1], &modulus];
+        let blob = parts.iter().flat_map(|part| {
+            u32::try_from(part.len()).unwrap().to_be_bytes().into_iter().chain(part.iter().copied())
+        });
+        use ssh_key::encoding::base64::{Base64, Encoding};
+        format!("ssh-rsa {} alice", Base64::encode_string(&blob.collect::<Vec<u8>>()))
+    }
+
+    #[test]
+    fn the_largest_rsa_key_of_openssh_is_taken_and_a_longer_one_is_refused_with_the_limit() {
+        let largest: SshPublicKey = rsa(16_384 / 8).parse().unwrap();
+        assert!(largest.as_str().len() > 2_048, "{}", largest.as_str().len());
+        let refused = rsa(32_768 / 8).parse::<SshPublicKey>().unwrap_err();
+        assert!(refused.contains("4096 characters"), "{refused}");
     }
 
     #[test]

@@ -18,9 +18,9 @@ pub enum Check {
     I3,
     /// Every state has its event.
     I4,
-    /// No secret is kept that need not be.
+    /// Secrets are kept only if they are needed.
     I5,
-    /// What is offered may be offered.
+    /// Nodes that are offered may be offered.
     I7,
     /// Versions and epochs of rows only grow.
     #[serde(rename = "versions")]
@@ -43,14 +43,17 @@ pub enum Check {
     /// Schedulers and APIs are there.
     #[serde(rename = "processes")]
     Processes,
-    /// This machine's clock agrees with the database's.
+    /// The clock of this machine agrees with the database's.
     #[serde(rename = "clock")]
     Clock,
+    /// Each machine has a machine id of its own.
+    #[serde(rename = "machines")]
+    Machines,
 }
 
 impl Check {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::I1,
         Self::I2,
         Self::I3,
@@ -65,9 +68,10 @@ impl Check {
         Self::Brake,
         Self::Processes,
         Self::Clock,
+        Self::Machines,
     ];
 
-    /// Its short name, in JSON and in metrics.
+    /// Returns the short name of the check, in JSON and in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::I1 => "I1",
@@ -84,15 +88,17 @@ impl Check {
             Self::Brake => "brake",
             Self::Processes => "processes",
             Self::Clock => "clock",
+            Self::Machines => "machines",
         }
     }
 
-    /// Whether a finding is something to know and not a broken promise: the brake is on, nobody schedules.
+    /// Whether a finding is something to know and not a broken promise: the brake is on, nobody schedules, images were
+    /// copied.
     pub const fn is_warning(self) -> bool {
-        matches!(self, Self::Brake | Self::Processes | Self::Clock)
+        matches!(self, Self::Brake | Self::Processes | Self::Clock | Self::Machines)
     }
 
-    /// What should hold, in a few words.
+    /// Returns what should hold, in a few words.
     pub const fn holds(self) -> &'static str {
         match self {
             Self::I1 => "each node has at most one lease, and both agree on it",
@@ -108,11 +114,12 @@ impl Check {
             Self::Schema => "tables, indexes and checks are complete",
             Self::Brake => "the brake is off",
             Self::Processes => "schedulers and APIs are there",
-            Self::Clock => "this machine's clock agrees with the database's",
+            Self::Clock => "this machine's clock agrees with the database's, and the nodes' with it",
+            Self::Machines => "each machine has a machine id of its own",
         }
     }
 
-    /// Why a finding matters.
+    /// Returns why a finding matters.
     pub const fn why(self) -> &'static str {
         match self {
             Self::I1 => "two tenants may be on one machine, or a node is lost for renting",
@@ -129,12 +136,17 @@ impl Check {
             Self::Brake => "no lease is moved off a dead node while it is on",
             Self::Processes => "without a scheduler nothing is watched, moved, ended or cleaned",
             Self::Clock => {
-                "a process whose clock is more than 2 s off takes no work, and leases end at wrong times"
+                "a process whose clock is more than 2 s off takes no work, and leases end at wrong times; a node whose clock \
+                 is more than 10 min off refuses the control plane's certificates"
+            }
+            Self::Machines => {
+                "the nodes may be one machine with two identities, each of which would delete the other's tenant, or copies \
+                 of one image, which may have more in common: keys, tokens, passwords"
             }
         }
     }
 
-    /// What to do about it.
+    /// Returns the remedy for a finding.
     pub const fn what_to_do(self) -> &'static str {
         match self {
             Self::I1 => {
@@ -183,7 +195,13 @@ impl Check {
             Self::Processes => {
                 "start orion-scheduler and orion-control-plane (or orion up), and read their logs"
             }
-            Self::Clock => "set this machine's clock, or the database host's (NTP)",
+            Self::Clock => {
+                "set this machine's clock, or the database host's or the node's that is named (NTP)"
+            }
+            Self::Machines => {
+                "on each copy: rm /etc/machine-id; systemd-machine-id-setup; restart orion-agent. A node that is the same \
+                 machine as another one: orion nodes forget NODE"
+            }
         }
     }
 }
@@ -194,16 +212,16 @@ impl std::fmt::Display for Check {
     }
 }
 
-/// Something that is not as it should be.
+/// Failure of a check.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Finding {
-    /// Which promise is broken.
+    /// Check that failed.
     pub check: Check,
     /// The node that it is about, if it is about one.
     pub node: Option<NodeId>,
     /// The lease that it is about, if it is about one.
     pub lease: Option<LeaseId>,
-    /// What was found, for people.
+    /// Human-readable description of the finding.
     pub what: String,
 }
 
@@ -229,6 +247,20 @@ impl Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_breaks_no_promise_is_a_warning() {
+        let warnings: Vec<&str> =
+            Check::ALL.into_iter().filter(|check| check.is_warning()).map(Check::as_str).collect();
+        assert_eq!(warnings, ["brake", "processes", "clock", "machines"]);
+        assert_eq!(Check::I7.to_string(), Check::I7.as_str());
+    }
+
+    #[test]
+    fn a_finding_names_its_node_and_its_lease() {
+        let finding = Finding::new(Check::I2, "x").on(NodeId(3)).of(LeaseId(4));
+        assert_eq!((finding.node, finding.lease), (Some(NodeId(3)), Some(LeaseId(4))));
+    }
 
     #[test]
     fn every_check_has_one_name_and_says_what_to_do() {

@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 /// A node is being emptied, or is empty: it takes no new leases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drain {
-    /// Why, for people.
+    /// Human-readable reason of the drain.
     pub reason: String,
-    /// Since when.
+    /// Start of the drain.
     pub since: Timestamp,
-    /// When the leases that are left lose the node by their own policy; none: never.
+    /// Time at which the remaining leases lose the node by their own policy; none: never.
     pub deadline: Option<Timestamp>,
-    /// When it was empty and clean; none: not yet.
+    /// Time at which the node was empty and clean; none: not yet.
     pub drained_at: Option<Timestamp>,
 }
 
@@ -29,31 +29,31 @@ impl Drain {
         self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
-    /// Why a lease leaves the node, for people.
+    /// Returns the human-readable reason for which a lease leaves the node.
     pub fn why(&self) -> String {
         format!("the node is being drained: {}", self.reason)
     }
 }
 
-/// How far a drain is.
+/// Progress of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DrainState {
     /// A lease is on its way off the node, or about to be.
     #[serde(rename = "moving")]
     Moving,
-    /// Its lease moves as soon as a node with its tags comes free.
+    /// The node's lease moves as soon as a node with the lease's tags comes free.
     #[serde(rename = "waiting for a free node")]
     WaitingForNode,
-    /// Its lease stays until the deadline, as its policy says.
+    /// The node's lease stays until the deadline, as the lease's policy says.
     #[serde(rename = "waiting for its deadline")]
     WaitingForDeadline,
-    /// Its lease stays until it ends: its policy is not to move, and the drain has no deadline.
+    /// The node's lease stays until it ends: its policy is not to move, and the drain has no deadline.
     #[serde(rename = "waiting for its lease to end")]
     WaitingForEnd,
-    /// No lease is left, and the node is being cleaned.
+    /// The node has no lease left and is being cleaned.
     #[serde(rename = "cleaning")]
     Cleaning,
-    /// No lease is left, and the node is clean, or dead.
+    /// The node has no lease left and is clean, or dead.
     #[serde(rename = "drained")]
     Drained,
 }
@@ -82,19 +82,20 @@ impl Node {
 
     /// Whether it takes `lease` back, which lost it and waits for it or for another: not while it is drained and
     /// its deadline is over, for then it is to be switched off.
-    pub fn gives_back(&self, now: Timestamp) -> bool {
+    pub fn accepts_return_of(&self, now: Timestamp) -> bool {
         self.drain.as_ref().is_none_or(|drain| !drain.is_due(now))
     }
 
     /// Whether the drain still has to wait for `lease`, which has the node: not for one that has lost it at the
     /// deadline and waits.
-    pub fn is_kept_by(&self, lease: &Lease, now: Timestamp) -> bool {
+    pub fn blocks_drain_of(&self, lease: &Lease, now: Timestamp) -> bool {
         let lost = matches!(&lease.state, LeaseState::Migrating { from, to: None, .. } if *from == self.id);
-        lease.state.occupies() == Some(self.id) && (!lost || self.gives_back(now))
+        lease.state.occupies() == Some(self.id) && (!lost || self.accepts_return_of(now))
     }
 
-    /// How far its drain is; none if there is none. `lease` has the node, `leaving` says whether one is on its way
-    /// from it to another, and `free` whether a node that could take `lease` is free.
+    /// Returns the progress of the node's drain; none if there is no drain. `lease` has the node, `leaving`
+    /// says whether one is on its way from it to another, and `free` whether a node that could take `lease`
+    /// is free.
     pub fn drain_state(
         &self,
         lease: Option<&Lease>,
@@ -106,7 +107,7 @@ impl Node {
         if leaving {
             return Some(DrainState::Moving);
         }
-        let Some(lease) = lease.filter(|lease| self.is_kept_by(lease, now)) else {
+        let Some(lease) = lease.filter(|lease| self.blocks_drain_of(lease, now)) else {
             let to_clean =
                 self.is_dirty() && self.health != Health::Dead && self.admission == Admission::Admitted;
             return Some(match drain.drained_at {
@@ -115,7 +116,15 @@ impl Node {
             });
         };
         Some(match (&lease.state, lease.on_node_loss) {
-            (LeaseState::Releasing { .. } | LeaseState::Ended { .. }, _) => DrainState::Cleaning,
+            (
+                LeaseState::Requested
+                | LeaseState::Scheduled { .. }
+                | LeaseState::Queued { .. }
+                | LeaseState::Yielding { .. }
+                | LeaseState::Releasing { .. }
+                | LeaseState::Ended { .. },
+                _,
+            ) => DrainState::Cleaning,
             // It becomes active here first.
             (LeaseState::Provisioning { .. } | LeaseState::Migrating { to: Some(_), .. }, _) => {
                 DrainState::Moving
@@ -138,8 +147,6 @@ mod tests {
     use crate::{
         LeaseId, NodeId, Secret, UserId,
         lease::{Account, EndReason},
-        names::Port,
-        node::{Facts, LinkState},
     };
 
     const HERE: NodeId = NodeId(1);
@@ -152,32 +159,8 @@ mod tests {
     fn node(deadline: Option<Timestamp>) -> Node {
         Node {
             id: HERE,
-            hostname: "node-1".parse().unwrap(),
-            addr: "10.0.0.1".parse().unwrap(),
-            ssh_port: Port::try_from(22).unwrap(),
-            host_keys: Vec::new(),
-            seen_fingerprint: None,
-            admission: Admission::Admitted,
-            health: Health::Alive,
-            health_reason: String::new(),
-            health_since: at(0),
-            quarantine: None,
             drain: Some(Drain { reason: "disk swap".into(), since: at(0), deadline, drained_at: None }),
-            link: LinkState::Up,
-            link_since: at(0),
-            link_replica: None,
-            agent_sees_sshd: None,
-            facts: Facts::default(),
-            tags: Vec::new(),
-            subordinate_uids: Vec::new(),
-            desired_version: 2,
-            applied_version: 2,
-            lease: None,
-            registered_at: at(0),
-            last_clean_report: None,
-            claimed_until: None,
-            reconcile_failures: 0,
-            version: 1,
+            ..crate::node::tests::free_node()
         }
     }
 
@@ -187,12 +170,12 @@ mod tests {
             ulid: "01K0000000000000000000000A".into(),
             user: UserId(1),
             name: None,
-            account: Account {
+            account: Some(Account {
                 user: "alice".parse().unwrap(),
                 uid: 200_000,
                 password_hash: Secret::new("$6$x"),
                 public_key: None,
-            },
+            }),
             from: at(0),
             until: at(3600),
             on_node_loss,
@@ -202,6 +185,8 @@ mod tests {
             state,
             since: at(0),
             deadline_applied: None,
+            containers: 0,
+            holding: crate::lease::Holding::WholeNode,
             version: 1,
         }
     }
@@ -215,11 +200,17 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_says_why() {
+        let drain = Drain { reason: "disk swap".into(), since: at(0), deadline: None, drained_at: None };
+        assert_eq!(drain.why(), "the node is being drained: disk swap");
+    }
+
+    #[test]
     fn a_node_without_a_drain_says_nothing_of_one() {
         let mut node = node(None);
         node.drain = None;
         assert_eq!(node.drain_state(Some(&active(OnNodeLoss::Migrate)), true, true, at(1)), None);
-        assert!(node.gives_back(at(i64::MAX / 2_000_000)));
+        assert!(node.accepts_return_of(at(i64::MAX / 2_000_000)));
     }
 
     #[test]
@@ -251,12 +242,14 @@ mod tests {
         let node = node(Some(at(100)));
         for policy in [OnNodeLoss::Migrate, OnNodeLoss::Wait] {
             let lease = waiting(policy);
-            assert!(node.is_kept_by(&lease, at(99)) && node.gives_back(at(99)));
-            assert!(!node.is_kept_by(&lease, at(100)) && !node.gives_back(at(100)));
-            assert!(node.is_kept_by(&active(policy), at(100)), "it has not lost it yet");
+            assert!(node.blocks_drain_of(&lease, at(99)) && node.accepts_return_of(at(99)));
+            assert!(!node.blocks_drain_of(&lease, at(100)) && !node.accepts_return_of(at(100)));
+            assert!(node.blocks_drain_of(&active(policy), at(100)), "it has not lost it yet");
             assert_eq!(node.drain_state(Some(&lease), false, false, at(100)), Some(DrainState::Cleaning));
         }
-        assert!(!node.is_kept_by(&lease(OnNodeLoss::Wait, LeaseState::Active { node: ELSEWHERE }), at(1)));
+        assert!(
+            !node.blocks_drain_of(&lease(OnNodeLoss::Wait, LeaseState::Active { node: ELSEWHERE }), at(1))
+        );
     }
 
     #[test]

@@ -1,21 +1,34 @@
 //! When is a node alive, and when is it dead? Two independent paths are weighed: the scheduler's SSH and
 //! the agent's own link. Neither alone condemns a node that has both.
 
-use crate::{Timestamp, node::Health};
+use crate::{Timestamp, agent::BEAT_EVERY, node::Health};
 use std::time::Duration;
+
+/// Time for which a node is not given up while its agent reports that its sshd is down.
+const SSHD_DOWN_HOLD: Duration = Duration::from_secs(30);
+/// How long its sshd must be down before its accounts are locked.
+const LOCK_AFTER: Duration = Duration::from_secs(20);
+// The order goes down with an answer to a beat: it has to be there before the node is given up.
+const _: () = assert!(LOCK_AFTER.as_secs() + BEAT_EVERY.as_secs() < SSHD_DOWN_HOLD.as_secs());
 
 /// The limits of the verdicts. Defaults are those of docs/ARCHITECTURE.md.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthPolicy {
     /// Failed probes that a node whose kernel refuses connections needs to be gone.
     pub refused_probes_min: u32,
-    /// How long a refusing node must have failed to be gone.
+    /// Time for which a refusing node must have failed to count as gone.
     pub refused_for: Duration,
-    /// How long a silent node must not have answered to be gone.
+    /// Time for which a silent node must not have answered to count as gone.
     pub silent_for: Duration,
-    /// How long a node is left alone when its agent says that its sshd is down.
+    /// Time for which a node is not given up while its agent reports that its sshd is down.
     pub sshd_down_hold: Duration,
-    /// How long an unknown link (its replica is gone) may take to be dialled again.
+    /// Time for which such a node's sshd must be down before its accounts are locked: shortly before the node
+    /// is given up, so that a short outage ends nobody's work.
+    pub lock_after: Duration,
+    /// Time for which an sshd may answer and not let the control plane in, while there is no link, until the
+    /// node is given up.
+    pub sick_for: Duration,
+    /// Time within which an unknown link (its replica is gone) may be dialled again.
     pub link_unknown_grace: Duration,
     /// Longer limits for a node that has no agent: the SSH path alone decides.
     pub no_agent_for: Duration,
@@ -27,44 +40,46 @@ impl Default for HealthPolicy {
             refused_probes_min: 3,
             refused_for: Duration::from_millis(600),
             silent_for: Duration::from_secs(5),
-            sshd_down_hold: Duration::from_secs(30),
+            sshd_down_hold: SSHD_DOWN_HOLD,
+            lock_after: LOCK_AFTER,
+            sick_for: Duration::from_secs(600),
             link_unknown_grace: Duration::from_secs(15),
             no_agent_for: Duration::from_secs(3),
         }
     }
 }
 
-/// In which way the SSH path fails.
+/// Kind of a failure of the SSH path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The machine's kernel answers, but nobody listens: processes were killed.
     Refused,
-    /// Nothing answers.
+    /// The machine does not answer at all.
     Silent,
     /// sshd answers but does not let the control plane in.
     Sick,
-    /// Another machine answers at the node's address, or the node was set up anew: its host key is another.
+    /// The host key is another: another machine answers at the node's address, or the node was set up anew.
     WrongKey,
 }
 
 /// The SSH path as the scheduler sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SshPath {
-    /// Not tried yet.
+    /// The path has not been tried yet.
     Untried,
     /// The last probe was answered (a throttling sshd answers, too).
     Up,
     /// Probes fail.
     Failing {
-        /// When the first probe of this row failed.
+        /// Time of the first failed probe in this series.
         since: Timestamp,
-        /// When the node last answered anything, if ever.
+        /// Time of the node's last answer of any kind, if there was one.
         last_answer: Option<Timestamp>,
-        /// How many failed in this row.
+        /// Number of failed probes in this series.
         failures: u32,
-        /// In which way the last one did.
+        /// Kind of the last failure.
         kind: Failure,
-        /// What it said.
+        /// Message of the last failure.
         detail: String,
     },
 }
@@ -74,26 +89,37 @@ pub enum SshPath {
 pub enum LinkPath {
     /// The node has no agent.
     None,
-    /// It beats, and says whether its own sshd answers.
+    /// The agent sends heartbeats, and reports whether its own sshd answers.
     Up {
-        /// None if it did not say.
+        /// Report whether the node's sshd answers; none if the agent made none.
         sshd: Option<bool>,
     },
-    /// It stopped.
+    /// The agent stopped sending heartbeats.
     Lost,
     /// The replica that held it is gone: neither up nor lost.
     Unknown {
-        /// Since when.
+        /// Time since which the link is unknown.
         since: Timestamp,
     },
 }
 
-/// What follows from the two paths.
+impl LinkPath {
+    /// Whether there is no agent to be heard of.
+    fn is_gone(self, policy: &HealthPolicy, now: Timestamp) -> bool {
+        match self {
+            Self::None | Self::Lost => true,
+            Self::Unknown { since } => now.since(since) >= policy.link_unknown_grace,
+            Self::Up { .. } => false,
+        }
+    }
+}
+
+/// Conclusion from the two paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The node's health from now on.
     pub health: Health,
-    /// Why, for people.
+    /// Human-readable reason of the verdict.
     pub reason: String,
 }
 
@@ -115,10 +141,13 @@ pub fn judge(ssh: &SshPath, link: LinkPath, policy: &HealthPolicy, now: Timestam
             (*since, *last_answer, *failures, *kind, detail)
         }
     };
-    if kind == Failure::Sick {
-        return verdict(Health::Unreachable, format!("sshd answers but does not let Orion in: {detail}"));
-    }
     let failing_for = now.since(since);
+    if kind == Failure::Sick {
+        let reason = format!("sshd answers but does not let Orion in: {detail}");
+        // Neither path has been of use for long: whoever waits there would wait for ever.
+        let gone = link.is_gone(policy, now) && failing_for >= policy.sick_for;
+        return verdict(if gone { Health::Dead } else { Health::Unreachable }, reason);
+    }
     if kind == Failure::WrongKey {
         // Never accepted. But if the node's own agent does not answer either, the node is not there any more.
         let gone = matches!(link, LinkPath::Lost | LinkPath::None) && failing_for >= policy.sshd_down_hold;
@@ -154,6 +183,15 @@ pub fn judge(ssh: &SshPath, link: LinkPath, policy: &HealthPolicy, now: Timestam
             verdict(Health::Unreachable, format!("SSH does not answer, but the agent does: {detail}"))
         }
     }
+}
+
+/// Whether the accounts of a node are to be locked that [`judge`] finds unreachable: its agent says that its sshd is
+/// down, and it will soon be given up for that.
+pub fn is_to_be_locked(ssh: &SshPath, link: LinkPath, policy: &HealthPolicy, now: Timestamp) -> bool {
+    let SshPath::Failing { since, kind, .. } = ssh else { return false };
+    let is_down = link == LinkPath::Up { sshd: Some(false) };
+    let fails = matches!(kind, Failure::Refused | Failure::Silent);
+    is_down && fails && now.since(*since) >= policy.lock_after
 }
 
 /// The pause before a failing node is probed again: 0.2 s, 0.4 s, 0.8 s … at most 3 s.
@@ -201,6 +239,13 @@ mod tests {
     }
 
     #[test]
+    fn a_node_without_an_agent_is_given_up_by_its_ssh_alone_after_a_longer_time() {
+        let ssh = failing(Failure::Refused, 0, 99);
+        assert_eq!(health(&ssh, LinkPath::None, 2_999), Health::Suspect);
+        assert_eq!(health(&ssh, LinkPath::None, 3_000), Health::Dead);
+    }
+
+    #[test]
     fn a_node_whose_agent_answers_is_unreachable_and_not_dead() {
         let ssh = failing(Failure::Silent, 0, 99);
         assert_eq!(health(&ssh, LinkPath::Up { sshd: Some(true) }, 3_600_000), Health::Unreachable);
@@ -227,8 +272,32 @@ mod tests {
     }
 
     #[test]
-    fn an_sshd_that_refuses_the_control_plane_is_never_taken_for_dead() {
-        assert_eq!(health(&failing(Failure::Sick, 0, 999), LinkPath::Lost, 3_600_000), Health::Unreachable);
+    fn an_sshd_that_refuses_the_control_plane_is_given_up_only_after_long_and_without_a_link() {
+        let ssh = failing(Failure::Sick, 0, 999);
+        for link in [LinkPath::Lost, LinkPath::None, LinkPath::Unknown { since: at(0) }] {
+            assert_eq!(health(&ssh, link, 599_999), Health::Unreachable, "{link:?}");
+            assert_eq!(health(&ssh, link, 600_000), Health::Dead, "{link:?}");
+        }
+        assert_eq!(health(&ssh, LinkPath::Up { sshd: Some(true) }, 86_400_000), Health::Unreachable);
+    }
+
+    #[test]
+    fn accounts_are_locked_shortly_before_a_node_whose_sshd_is_down_is_given_up_and_for_nothing_else() {
+        let locked = |kind, link, now_ms| {
+            is_to_be_locked(&failing(kind, 0, 99), link, &HealthPolicy::default(), at(now_ms))
+        };
+        let down = LinkPath::Up { sshd: Some(false) };
+        assert!(!locked(Failure::Refused, down, 19_999));
+        assert!(locked(Failure::Refused, down, 20_000) && locked(Failure::Silent, down, 20_000));
+        for link in
+            [LinkPath::Up { sshd: Some(true) }, LinkPath::Up { sshd: None }, LinkPath::Lost, LinkPath::None]
+        {
+            assert!(!locked(Failure::Refused, link, 99_000), "{link:?}");
+        }
+        for kind in [Failure::Sick, Failure::WrongKey] {
+            assert!(!locked(kind, down, 99_000), "{kind:?}");
+        }
+        assert!(!is_to_be_locked(&SshPath::Up, down, &HealthPolicy::default(), at(99_000)));
     }
 
     #[test]

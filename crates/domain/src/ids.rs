@@ -49,6 +49,10 @@ id!(
     WebhookId
 );
 id!(
+    /// A container of a lease.
+    ContainerId
+);
+id!(
     /// One event for one webhook.
     DeliveryId
 );

@@ -4,42 +4,51 @@
 //! the next one with the event that tells of it, or a [`Refused`] that says from where what was tried.
 //! The store writes both in one transaction.
 
+mod event;
+mod holding;
+mod phase;
+mod waiting;
+
+pub use event::LeaseEvent;
+pub use holding::{Holding, Share, cores};
+pub use phase::Phase;
+
 use crate::{
-    LeaseId, NodeId, Secret, Timestamp, UserId,
+    LeaseId, NodeId, Refused, Secret, Timestamp, UserId,
     names::{LeaseName, UnixName},
 };
 use serde::{Deserialize, Serialize};
 
-/// What happens to a lease when its node is lost.
+/// Policy for a lease whose node is lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnNodeLoss {
-    /// It moves to another node, or back to its own if that returns first.
+    /// Moves the lease to another node, or back to its own if that returns first.
     #[default]
     Migrate,
-    /// It stays `migrating` until its own node returns.
+    /// Keeps the lease `migrating` until its own node returns.
     Wait,
-    /// It ends.
+    /// Ends the lease.
     End,
 }
 
-/// Why a lease ended.
+/// Reason for the end of a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "why", rename_all = "snake_case")]
 pub enum EndReason {
-    /// Its owner or an admin released it.
+    /// Release by the owner or an admin.
     Released,
-    /// Its time was up.
+    /// End of the lease's time.
     Expired,
-    /// Its node was lost and its policy says `end`.
+    /// Loss of the node of a lease with the policy `end`.
     NodeLost,
-    /// Its node was drained and its policy says `end`.
+    /// Drain of the node of a lease with the policy `end`.
     Drained,
     /// An admin reset the system.
     Reset,
-    /// It could not be provided; the text says why.
+    /// Failure to provide the lease; the text gives the reason.
     Failed {
-        /// For people.
+        /// Human-readable reason of the failure.
         detail: String,
     },
 }
@@ -57,17 +66,29 @@ impl std::fmt::Display for EndReason {
     }
 }
 
-/// Where a lease is in its life. Times of entry are kept beside it ([`Lease::since`]).
+/// State in the life of a lease. Times of entry are kept beside the state ([`Lease::since`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseState {
+    /// Somebody has to approve it. It has no node.
+    Requested,
+    /// It begins later. It has no node yet.
+    Scheduled {
+        /// What keeps it from its node, if anything does.
+        reason: Option<String>,
+    },
+    /// It has no node, and takes one as soon as there is room.
+    Queued {
+        /// What it waits for.
+        reason: String,
+    },
     /// The account is being made on `node`.
     Provisioning {
-        /// Where.
+        /// Node on which the login works.
         node: NodeId,
     },
     /// The login works on `node`.
     Active {
-        /// Where.
+        /// Node on which the login works.
         node: NodeId,
     },
     /// `from` was lost, or is being drained; the account is being made on `to`, or waits for a node to come free.
@@ -76,169 +97,28 @@ pub enum LeaseState {
         from: NodeId,
         /// The node that takes over, once one is found.
         to: Option<NodeId>,
-        /// Why it has to move, or what it waits for.
+        /// Reason for the move, or for the wait.
+        reason: String,
+    },
+    /// Its room on `node` is for another lease: the account is being removed, and then it queues.
+    Yielding {
+        /// Where.
+        node: NodeId,
+        /// Reason for lifting the brake.
         reason: String,
     },
     /// The account is being removed from `node`.
     Releasing {
-        /// Where.
+        /// Node from which the account is being removed.
         node: NodeId,
-        /// Why it ends.
+        /// Reason for the end of the lease.
         reason: EndReason,
     },
-    /// Over. Dirt that is left belongs to the node, not to the lease.
+    /// The lease is over. What is left on the node belongs to the node, not to the lease.
     Ended {
-        /// Why it ended.
+        /// Reason for the end of the lease.
         reason: EndReason,
     },
-}
-
-/// The name of a state: what the API shows and the database stores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// See [`LeaseState::Provisioning`].
-    Provisioning,
-    /// See [`LeaseState::Active`].
-    Active,
-    /// See [`LeaseState::Migrating`].
-    Migrating,
-    /// See [`LeaseState::Releasing`].
-    Releasing,
-    /// See [`LeaseState::Ended`].
-    Ended,
-}
-
-impl Phase {
-    /// The word in the database and in the API.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Provisioning => "provisioning",
-            Self::Active => "active",
-            Self::Migrating => "migrating",
-            Self::Releasing => "releasing",
-            Self::Ended => "ended",
-        }
-    }
-}
-
-/// A transition that the state does not allow.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a lease that is {} cannot be {attempted}", from.as_str())]
-pub struct Refused {
-    /// Where the lease was.
-    pub from: Phase,
-    /// What was tried, as a past participle.
-    pub attempted: &'static str,
-}
-
-/// What a transition tells: one row of the event log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum LeaseEvent {
-    /// A node was claimed and the account is being made.
-    Placed {
-        /// Where.
-        node: NodeId,
-    },
-    /// The node first chosen could not take it; another one does.
-    Replaced {
-        /// The one that could not.
-        from: NodeId,
-        /// The next.
-        to: NodeId,
-        /// What the first one said.
-        reason: String,
-    },
-    /// The login works.
-    Activated {
-        /// Where.
-        node: NodeId,
-    },
-    /// The node was lost.
-    NodeLost {
-        /// Which.
-        node: NodeId,
-        /// What was seen.
-        reason: String,
-    },
-    /// A node was found to take the lease over.
-    Moving {
-        /// From the lost one.
-        from: NodeId,
-        /// To this one.
-        to: NodeId,
-        /// Why, where nothing was lost: the node is being drained.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        reason: Option<String>,
-    },
-    /// Its node is to be given up: it will be moved, or end, by its policy. Its state is the same.
-    NodeDraining {
-        /// Which.
-        node: NodeId,
-        /// Why.
-        reason: String,
-        /// When it has to be off the node; none: no limit.
-        deadline: Option<Timestamp>,
-    },
-    /// Its node stays after all.
-    NodeUndrained {
-        /// Which.
-        node: NodeId,
-    },
-    /// No node could take it yet (or the one that should have cannot).
-    Waiting {
-        /// For what.
-        reason: String,
-    },
-    /// The login works on another node now.
-    Moved {
-        /// From the lost one.
-        from: NodeId,
-        /// To this one.
-        to: NodeId,
-    },
-    /// Its own node came back and the login works there again.
-    Returned {
-        /// Which.
-        node: NodeId,
-    },
-    /// It has a new end.
-    Extended {
-        /// The new end.
-        until: Timestamp,
-    },
-    /// It is being removed.
-    Releasing {
-        /// Why.
-        reason: EndReason,
-    },
-    /// It is over.
-    Ended {
-        /// Why.
-        reason: EndReason,
-    },
-}
-
-impl LeaseEvent {
-    /// The event's kind in the log and in the SSE feed.
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Placed { .. } => "lease.placed",
-            Self::Replaced { .. } => "lease.replaced",
-            Self::Activated { .. } => "lease.active",
-            Self::NodeLost { .. } => "lease.node_lost",
-            Self::Moving { .. } => "lease.moving",
-            Self::NodeDraining { .. } => "lease.node_draining",
-            Self::NodeUndrained { .. } => "lease.node_undrained",
-            Self::Waiting { .. } => "lease.waiting",
-            Self::Moved { .. } => "lease.moved",
-            Self::Returned { .. } => "lease.returned",
-            Self::Extended { .. } => "lease.extended",
-            Self::Releasing { .. } => "lease.releasing",
-            Self::Ended { .. } => "lease.ended",
-        }
-    }
 }
 
 /// The login that a lease gives, as the node needs it.
@@ -246,7 +126,7 @@ impl LeaseEvent {
 pub struct Account {
     /// The user's name on the node.
     pub user: UnixName,
-    /// Its uid: from Orion's range, never used twice.
+    /// Uid of the account: from Orion's range, never used twice.
     pub uid: u32,
     /// The crypt(3) hash; the password itself is known to the client only.
     pub password_hash: Secret,
@@ -257,21 +137,24 @@ pub struct Account {
 /// A lease as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Its number.
+    /// Number of the lease.
     pub id: LeaseId,
-    /// Its ULID: never given twice, while a database that was restored from a backup gives numbers again.
+    /// ULID of the lease: never given twice, while a database that was restored from a backup gives numbers
+    /// again.
     pub ulid: String,
-    /// Its owner.
+    /// Owner of the lease.
     pub user: UserId,
-    /// Its name, if its owner gave one.
+    /// Name of the lease, if its owner gave one.
     pub name: Option<LeaseName>,
-    /// The login.
-    pub account: Account,
-    /// When it began.
+    /// The login; none where the lease gives none.
+    pub account: Option<Account>,
+    /// Start of the lease.
     pub from: Timestamp,
-    /// When it ends.
+    /// End of the lease.
     pub until: Timestamp,
-    /// What happens when its node is lost.
+    /// Part of the node that the lease holds.
+    pub holding: Holding,
+    /// Policy for the loss of the node.
     pub on_node_loss: OnNodeLoss,
     /// Tags that its node must have.
     pub tags: Vec<crate::names::Tag>,
@@ -279,12 +162,14 @@ pub struct Lease {
     pub request_key: String,
     /// Whether the request carried an idempotency key: then it is finished after a crash, not undone.
     pub finish_after_crash: bool,
-    /// Where it is in its life.
+    /// State of the lease.
     pub state: LeaseState,
-    /// Since when it is in this state.
+    /// Start of the current state.
     pub since: Timestamp,
-    /// Up to when the node itself is known to keep the login open (`until` once it has heard of it).
+    /// Time up to which the node itself is known to keep the login open (`until` once the node knows it).
     pub deadline_applied: Option<Timestamp>,
+    /// Number of containers that it has had.
+    pub containers: u32,
     /// Grows with every write; the store's compare-and-swap.
     pub version: i64,
 }
@@ -293,33 +178,50 @@ impl LeaseState {
     /// The state's name.
     pub const fn phase(&self) -> Phase {
         match self {
+            Self::Requested => Phase::Requested,
+            Self::Scheduled { .. } => Phase::Scheduled,
+            Self::Queued { .. } => Phase::Queued,
             Self::Provisioning { .. } => Phase::Provisioning,
             Self::Active { .. } => Phase::Active,
             Self::Migrating { .. } => Phase::Migrating,
+            Self::Yielding { .. } => Phase::Yielding,
             Self::Releasing { .. } => Phase::Releasing,
             Self::Ended { .. } => Phase::Ended,
         }
     }
 
-    /// The node that this lease keeps for itself: no other whole-node lease may have it (I1).
+    /// Returns whether the login works.
+    pub const fn is_active(&self) -> bool {
+        matches!(self, Self::Active { .. })
+    }
+
+    /// The node of which this lease holds capacity: no other whole-node lease may have it (I1).
     pub fn occupies(&self) -> Option<NodeId> {
         match self {
-            Self::Provisioning { node } | Self::Active { node } | Self::Releasing { node, .. } => Some(*node),
+            Self::Provisioning { node }
+            | Self::Active { node }
+            | Self::Yielding { node, .. }
+            | Self::Releasing { node, .. } => Some(*node),
             Self::Migrating { from, to, .. } => Some(to.unwrap_or(*from)),
-            Self::Ended { .. } => None,
+            Self::Requested | Self::Scheduled { .. } | Self::Queued { .. } | Self::Ended { .. } => None,
         }
     }
 
     /// The node on which the account should exist.
     pub fn wants_account_on(&self) -> Option<NodeId> {
         match self {
-            Self::Releasing { .. } | Self::Ended { .. } => None,
+            Self::Requested
+            | Self::Scheduled { .. }
+            | Self::Queued { .. }
+            | Self::Yielding { .. }
+            | Self::Releasing { .. }
+            | Self::Ended { .. } => None,
             Self::Provisioning { .. } | Self::Active { .. } | Self::Migrating { .. } => self.occupies(),
         }
     }
 
     fn refused<T>(&self, attempted: &'static str) -> Result<T, Refused> {
-        Err(Refused { from: self.phase(), attempted })
+        Err(Refused { noun: "lease", from: self.phase().as_str(), attempted })
     }
 
     /// The account was confirmed on `node`: the login works.
@@ -333,9 +235,13 @@ impl LeaseState {
                 LeaseEvent::Moved { from: *from, to: node }
             }
             Self::Migrating { from, to: None, .. } if *from == node => LeaseEvent::Returned { node },
-            Self::Provisioning { .. }
+            Self::Requested
+            | Self::Scheduled { .. }
+            | Self::Queued { .. }
+            | Self::Provisioning { .. }
             | Self::Active { .. }
             | Self::Migrating { .. }
+            | Self::Yielding { .. }
             | Self::Releasing { .. }
             | Self::Ended { .. } => return self.refused("confirmed on that node"),
         };
@@ -343,10 +249,10 @@ impl LeaseState {
     }
 
     /// The node that was to take the lease cannot; `to` does instead. For a migrating lease this is also
-    /// how the first target is found.
+    /// how the first target is found, and for one that has no node yet how it gets its first.
     ///
     /// # Errors
-    /// When the lease is not on its way to a node.
+    /// When the lease neither is on its way to a node nor waits for its first.
     pub fn place_on(self, to: NodeId, reason: &str) -> Result<(Self, LeaseEvent), Refused> {
         match self {
             Self::Provisioning { node } => Ok((
@@ -357,7 +263,14 @@ impl LeaseState {
                 let event = LeaseEvent::Moving { from, to, reason: None };
                 Ok((Self::Migrating { from, to: Some(to), reason: why }, event))
             }
-            Self::Active { .. } | Self::Releasing { .. } | Self::Ended { .. } => self.refused("placed"),
+            Self::Scheduled { .. } | Self::Queued { .. } => {
+                Ok((Self::Provisioning { node: to }, LeaseEvent::Placed { node: to }))
+            }
+            Self::Requested
+            | Self::Active { .. }
+            | Self::Yielding { .. }
+            | Self::Releasing { .. }
+            | Self::Ended { .. } => self.refused("placed"),
         }
     }
 
@@ -372,9 +285,13 @@ impl LeaseState {
                 Self::Migrating { from: node, to: Some(to), reason: reason.into() },
                 LeaseEvent::Moving { from: node, to, reason: Some(reason.into()) },
             )),
-            Self::Provisioning { .. }
+            Self::Requested
+            | Self::Scheduled { .. }
+            | Self::Queued { .. }
+            | Self::Provisioning { .. }
             | Self::Active { .. }
             | Self::Migrating { .. }
+            | Self::Yielding { .. }
             | Self::Releasing { .. }
             | Self::Ended { .. } => self.refused("moved off that node"),
         }
@@ -405,8 +322,12 @@ impl LeaseState {
     ) -> Result<(Self, LeaseEvent), Refused> {
         match self {
             Self::Active { .. } => self.lose(node, policy, reason, EndReason::Drained),
-            Self::Provisioning { .. }
+            Self::Requested
+            | Self::Scheduled { .. }
+            | Self::Queued { .. }
+            | Self::Provisioning { .. }
             | Self::Migrating { .. }
+            | Self::Yielding { .. }
             | Self::Releasing { .. }
             | Self::Ended { .. } => self.refused("taken off that node"),
         }
@@ -434,62 +355,99 @@ impl LeaseState {
                 Self::Migrating { from, to: None, reason: reason.clone() },
                 LeaseEvent::Waiting { reason },
             )),
-            Self::Provisioning { .. }
+            Self::Requested
+            | Self::Scheduled { .. }
+            | Self::Queued { .. }
+            | Self::Provisioning { .. }
             | Self::Active { .. }
             | Self::Migrating { .. }
+            | Self::Yielding { .. }
             | Self::Releasing { .. }
             | Self::Ended { .. } => self.refused("moved away from that node"),
         }
     }
 
-    /// Says what a migrating lease waits for, if that changed.
+    /// Says what a lease without its (new) node waits for, if that changed.
     pub fn wait_for(self, why: &str) -> Option<(Self, LeaseEvent)> {
+        let waiting = LeaseEvent::Waiting { reason: why.into() };
         match self {
-            Self::Migrating { from, to: None, reason } if reason != why => Some((
-                Self::Migrating { from, to: None, reason: why.into() },
-                LeaseEvent::Waiting { reason: why.into() },
-            )),
-            Self::Provisioning { .. }
+            Self::Migrating { from, to: None, reason } if reason != why => {
+                Some((Self::Migrating { from, to: None, reason: why.into() }, waiting))
+            }
+            Self::Scheduled { reason } if reason.as_deref() != Some(why) => {
+                Some((Self::Scheduled { reason: Some(why.into()) }, waiting))
+            }
+            Self::Queued { reason } if reason != why => Some((Self::Queued { reason: why.into() }, waiting)),
+            Self::Requested
+            | Self::Scheduled { .. }
+            | Self::Queued { .. }
+            | Self::Provisioning { .. }
             | Self::Active { .. }
             | Self::Migrating { .. }
+            | Self::Yielding { .. }
             | Self::Releasing { .. }
             | Self::Ended { .. } => None,
         }
     }
 
-    /// The lease is to end: its account will be removed.
+    /// The lease is to end: its account will be removed. One without a node is over at once.
     ///
     /// # Errors
     /// When it is already ending or over.
     pub fn end(self, reason: EndReason) -> Result<(Self, LeaseEvent), Refused> {
-        match self.wants_account_on() {
-            Some(node) => {
-                Ok((Self::Releasing { node, reason: reason.clone() }, LeaseEvent::Releasing { reason }))
+        match self {
+            Self::Provisioning { .. }
+            | Self::Active { .. }
+            | Self::Migrating { .. }
+            | Self::Yielding { .. } => match self.occupies() {
+                Some(node) => {
+                    let event = LeaseEvent::Releasing { reason: reason.clone() };
+                    Ok((Self::Releasing { node, reason }, event))
+                }
+                None => self.refused("released"),
+            },
+            Self::Requested | Self::Scheduled { .. } | Self::Queued { .. } => {
+                Ok((Self::Ended { reason: reason.clone() }, LeaseEvent::Ended { reason }))
             }
-            None => self.refused("released"),
+            Self::Releasing { .. } | Self::Ended { .. } => self.refused("released"),
         }
     }
 
-    /// `node` is clean, or dead: nothing is left that this lease should wait for.
+    /// `node` is clean, or dead: nothing is left that this lease should wait for. It is over, or it queues.
     ///
     /// # Errors
-    /// When the lease is not being released from `node`.
+    /// When the lease is not being removed from `node`.
     pub fn finish(self, node: NodeId) -> Result<(Self, LeaseEvent), Refused> {
         match self {
             Self::Releasing { node: held, reason } if held == node => {
                 Ok((Self::Ended { reason: reason.clone() }, LeaseEvent::Ended { reason }))
             }
-            Self::Provisioning { .. }
+            Self::Yielding { node: held, reason } if held == node => {
+                Ok((Self::Queued { reason: reason.clone() }, LeaseEvent::Queued { reason }))
+            }
+            Self::Requested
+            | Self::Scheduled { .. }
+            | Self::Queued { .. }
+            | Self::Provisioning { .. }
             | Self::Active { .. }
             | Self::Migrating { .. }
+            | Self::Yielding { .. }
             | Self::Releasing { .. }
             | Self::Ended { .. } => self.refused("ended"),
         }
     }
 
-    /// Whether the end of this lease can still be moved.
-    pub const fn can_be_extended(&self) -> bool {
-        matches!(self, Self::Provisioning { .. } | Self::Active { .. } | Self::Migrating { .. })
+    /// Refuses to move the end of a lease that is over, or about to be.
+    pub fn may_be_extended(&self) -> Result<(), Refused> {
+        match self {
+            Self::Provisioning { .. } | Self::Active { .. } | Self::Migrating { .. } => Ok(()),
+            Self::Requested
+            | Self::Scheduled { .. }
+            | Self::Queued { .. }
+            | Self::Yielding { .. }
+            | Self::Releasing { .. }
+            | Self::Ended { .. } => self.refused("extended"),
+        }
     }
 }
 

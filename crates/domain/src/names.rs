@@ -1,8 +1,9 @@
 //! Names and addresses as they come from users and workers, checked once, at the edge.
 
-use serde::{Deserialize, Deserializer, Serialize};
-use std::{fmt, str::FromStr};
+use serde::Serialize;
+use std::str::FromStr;
 
+/// Reading and showing of a checked text: a struct of one `String` with `FromStr`.
 macro_rules! text {
     ($name:ident) => {
         impl $name {
@@ -11,18 +12,21 @@ macro_rules! text {
                 &self.0
             }
         }
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(&self.0)
             }
         }
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                <String as serde::Deserialize>::deserialize(deserializer)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
             }
         }
     };
 }
+pub(crate) use text;
 
 /// Account names that a node's own software uses or that would be mistaken for Orion's.
 const RESERVED: &[&str] = &[
@@ -109,6 +113,13 @@ const RESERVED: &[&str] = &[
 pub struct UnixName(String);
 text!(UnixName);
 
+impl UnixName {
+    /// The name of an account where its user's own name cannot be used: `u` and the uid.
+    pub fn of_uid(uid: u32) -> Self {
+        Self(format!("u{uid}"))
+    }
+}
+
 impl FromStr for UnixName {
     type Err = String;
     /// 1 to 31 characters of `a-z 0-9 _ -`, the first a letter or `_`, and none of the reserved names
@@ -130,7 +141,7 @@ impl FromStr for UnixName {
     }
 }
 
-/// What a user calls a lease, in place of its number. Starts with a letter, so it is never a number.
+/// Name that a user gives a lease, in place of its number. Starts with a letter, so it is never a number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct LeaseName(String);
@@ -151,7 +162,7 @@ impl FromStr for LeaseName {
     }
 }
 
-/// What a worker calls itself.
+/// Host name that a worker reports.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Hostname(String);
@@ -180,7 +191,7 @@ fn is_dns_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 253 && text.split('.').all(label)
 }
 
-/// Where a node's sshd is dialled: an IP address or a DNS name.
+/// Address at which a node's sshd is dialled: an IP address or a DNS name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct HostAddr(String);
@@ -277,6 +288,13 @@ mod tests {
     }
 
     #[test]
+    fn the_name_of_a_uid_is_a_name() {
+        for uid in [0, 200_017, u32::MAX] {
+            assert_eq!(UnixName::of_uid(uid).as_str().parse(), Ok(UnixName::of_uid(uid)));
+        }
+    }
+
+    #[test]
     fn addresses_are_ips_or_dns_names() {
         for wrong in ["", "0.0.0.0", "10.0.0.256", "a b", "-x", "x..y", "::", "224.0.0.1", "a;b", "1.2.3"] {
             assert!(wrong.parse::<HostAddr>().is_err(), "{wrong:?} was accepted");
@@ -296,5 +314,23 @@ mod tests {
     fn a_lease_name_is_never_a_number() {
         assert!("12".parse::<LeaseName>().is_err());
         assert!("train".parse::<LeaseName>().is_ok());
+    }
+
+    #[test]
+    fn names_of_the_longest_length_are_taken_and_longer_ones_are_not() {
+        fn takes<T: FromStr>(text: &str) -> bool {
+            text.parse::<T>().is_ok()
+        }
+        let long = |length: usize| "a".repeat(length);
+        assert!(takes::<UnixName>(&long(31)) && !takes::<UnixName>(&long(32)));
+        assert!(takes::<LeaseName>(&long(40)) && !takes::<LeaseName>(&long(41)));
+        assert!(takes::<Tag>(&long(63)) && !takes::<Tag>(&long(64)));
+        for wrong in ["", "a_b", "A", "-a", "a b"] {
+            assert!(!takes::<LeaseName>(wrong), "{wrong:?}");
+        }
+        assert!(takes::<LeaseName>("a-9") && takes::<Tag>("rack:3_x.y-z=1"));
+        for wrong in ["", "a b", "a/b", "é"] {
+            assert!(!takes::<Tag>(wrong), "{wrong:?}");
+        }
     }
 }

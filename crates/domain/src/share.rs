@@ -4,13 +4,35 @@
 //! Every scheduler that knows the same names comes to the same result without asking anybody. When one goes,
 //! only its own nodes change hands; when one comes, it takes its part from all others.
 
-use crate::NodeId;
+use crate::{NodeId, WebhookId};
 
-/// How much of a claim the scheduler `name` has to `node`; of all live schedulers the one with the highest
-/// looks after it. The same on every machine and in every version: it must never be computed otherwise.
-pub fn weight(node: NodeId, name: &str) -> u64 {
+/// The number by which schedulers share a thing: a node, a webhook, the event log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShareKey(i64);
+
+impl ShareKey {
+    /// The event log, which one scheduler fans out to the webhooks.
+    pub const EVENT_LOG: Self = Self(0);
+}
+
+impl From<NodeId> for ShareKey {
+    fn from(node: NodeId) -> Self {
+        Self(node.0)
+    }
+}
+
+impl From<WebhookId> for ShareKey {
+    fn from(webhook: WebhookId) -> Self {
+        Self(webhook.0)
+    }
+}
+
+/// Returns the weight of the scheduler `name` for `key`; of all live schedulers the one with the highest owns it. The
+/// same on every machine and in every version: it must never be computed otherwise.
+pub fn weight(key: impl Into<ShareKey>, name: &str) -> u64 {
+    let ShareKey(key) = key.into();
     // FNV-1a over the name and the number's bytes; a byte that no name has stands between them.
-    let bytes = name.bytes().chain([0xff]).chain(node.0.to_le_bytes());
+    let bytes = name.bytes().chain([0xff]).chain(key.to_le_bytes());
     let hash = bytes
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     // FNV's upper bits hardly change with the last bytes: MurmurHash3's finalizer spreads them.
@@ -35,13 +57,14 @@ impl Share {
         Self { me: me.to_owned(), others }
     }
 
-    /// Whether this scheduler looks after the node.
-    pub fn is_mine(&self, node: NodeId) -> bool {
-        let mine = (weight(node, &self.me), self.me.as_str());
-        self.others.iter().all(|other| (weight(node, other), other.as_str()) < mine)
+    /// Returns whether this scheduler owns the node, or whatever else has the key.
+    pub fn is_mine(&self, key: impl Into<ShareKey>) -> bool {
+        let key = key.into();
+        let mine = (weight(key, &self.me), self.me.as_str());
+        self.others.iter().all(|other| (weight(key, other), other.as_str()) < mine)
     }
 
-    /// The other schedulers, the one with the best claim to the node first: who is asked for a second look.
+    /// Returns the other schedulers in the order in which they are asked for a peer probe of the node: by weight.
     pub fn peers_for(&self, node: NodeId) -> Vec<String> {
         let mut peers = self.others.clone();
         peers.sort_unstable_by_key(|name| std::cmp::Reverse(weight(node, name)));
@@ -137,4 +160,12 @@ mod tests {
 
     const WEIGHTS: [u64; 4] =
         [0xd656_ce46_917c_b6d1, 0x7c9f_30c0_f819_df70, 0xd67c_5a2a_c048_c970, 0x3b73_d30d_3b87_b03d];
+
+    #[test]
+    fn a_share_knows_the_other_schedulers() {
+        let live = ["b", "c", "a", "b"].map(str::to_owned);
+        let share = Share::new("a", live);
+        assert_eq!(share.others(), ["b", "c"]);
+        assert!(!share.is_alone() && Share::new("a", ["a".to_owned()]).is_alone());
+    }
 }

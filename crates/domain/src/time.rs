@@ -4,15 +4,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::time::Duration;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// Bytes of the longest time of RFC 3339 with nanoseconds, with room.
-const RFC3339_MAX: usize = 40;
+/// Bytes of a time of RFC 3339 with microseconds: `2025-11-21T01:53:20.123456Z`.
+const RFC3339_MAX: usize = 27;
 
 /// Microseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// From microseconds since the Unix epoch.
+    /// Creates a timestamp from microseconds since the Unix epoch.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
@@ -27,30 +27,53 @@ impl Timestamp {
         self.0.div_euclid(1_000_000)
     }
 
-    /// This instant and `length` later; stops at the end of the range.
+    /// Returns the instant `length` later, clamped to the end of the range.
     #[must_use]
     pub fn plus(self, length: Duration) -> Self {
         Self(self.0.saturating_add(micros(length)))
     }
 
-    /// This instant and `length` earlier; stops at the end of the range.
+    /// Returns the instant `length` earlier, clamped to the start of the range.
     #[must_use]
     pub fn minus(self, length: Duration) -> Self {
         Self(self.0.saturating_sub(micros(length)))
     }
 
-    /// How long after `earlier` this is; zero if it is before.
+    /// Returns the time since `earlier`; zero if this instant is before `earlier`.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// None outside of the years 0 to 9999.
+    /// Formats the instant as RFC 3339, its fraction without zeros at the end; none outside of the years 0 to 9999.
+    /// A list of a thousand nodes shows five thousand instants: so the digits are written here.
     fn rfc3339(self, buffer: &mut [u8; RFC3339_MAX]) -> Option<&str> {
-        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1000).ok()?;
-        let mut free = buffer.as_mut_slice();
-        at.format_into(&mut free, &Rfc3339).ok()?;
-        let written = RFC3339_MAX - free.len();
-        std::str::from_utf8(buffer.get(..written)?).ok()
+        let at = OffsetDateTime::from_unix_timestamp(self.as_secs()).ok()?;
+        let (year, month, day) = at.to_calendar_date();
+        let (hour, minute, second) = at.to_hms();
+        *buffer = *b"0000-00-00T00:00:00.000000Z";
+        put_digits(&mut buffer[..4], u32::try_from(year).ok()?);
+        put_digits(&mut buffer[5..7], u32::from(u8::from(month)));
+        put_digits(&mut buffer[8..10], u32::from(day));
+        put_digits(&mut buffer[11..13], u32::from(hour));
+        put_digits(&mut buffer[14..16], u32::from(minute));
+        put_digits(&mut buffer[17..19], u32::from(second));
+        put_digits(&mut buffer[20..26], u32::try_from(self.0.rem_euclid(1_000_000)).ok()?);
+        let mut end = 26;
+        while buffer[end - 1] == b'0' && end > 20 {
+            end -= 1;
+        }
+        // Without a fraction there is no point either.
+        let end = if end == 20 { 19 } else { end };
+        buffer[end] = b'Z';
+        std::str::from_utf8(&buffer[..=end]).ok()
+    }
+}
+
+/// Writes the last digits of `number` that `place` has room for.
+fn put_digits(place: &mut [u8], mut number: u32) {
+    for digit in place.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
     }
 }
 
@@ -135,10 +158,35 @@ mod tests {
     }
 
     #[test]
+    fn a_timestamp_is_written_as_rfc_3339_has_it() {
+        let start = OffsetDateTime::parse("0000-01-01T00:00:00Z", &Rfc3339).unwrap().unix_timestamp();
+        let end = OffsetDateTime::parse("9999-12-31T23:59:59Z", &Rfc3339).unwrap().unix_timestamp();
+        let fractions = [0, 1, 10, 100_000, 120_000, 123_456, 999_999];
+        for (second, fraction) in (start..=end)
+            .step_by(86_400 * 97 + 3_661)
+            .chain([start, -1, 0, end])
+            .zip(fractions.iter().cycle())
+        {
+            let micros = second * 1_000_000 + fraction;
+            let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).unwrap();
+            assert_eq!(Timestamp::from_micros(micros).to_string(), at.format(&Rfc3339).unwrap());
+        }
+        for micros in [start * 1_000_000 - 1, (end + 1) * 1_000_000, i64::MIN, i64::MAX] {
+            assert_eq!(Timestamp::from_micros(micros).to_string(), format!("@{micros}us"));
+        }
+    }
+
+    #[test]
     fn hours_keep_their_bounds() {
         for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY, 721.0, 1e300, 0.000_01] {
             assert!(Hours::new(wrong, 720.0).is_err(), "{wrong} was accepted");
         }
         assert_eq!(Hours::new(0.5, 720.0).map(Hours::duration), Ok(Duration::from_secs(1800)));
+    }
+
+    #[test]
+    fn a_timestamp_counts_from_the_epoch() {
+        let at = Timestamp::from_micros(-1_500_000);
+        assert_eq!((at.as_micros(), at.as_secs()), (-1_500_000, -2));
     }
 }

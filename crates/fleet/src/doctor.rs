@@ -4,6 +4,8 @@
 //! twice, with the database read before and after, so that work that is going on is not taken for a broken promise.
 //! Does not live here: what a finding means ([`orion_domain::doctor`]), and the database's part (`orion_store`).
 
+mod containers;
+
 use crate::{
     Fleet,
     fleet::target_of,
@@ -14,25 +16,28 @@ use orion_domain::{
     doctor::{Check, Finding},
     lease::{Lease, LeaseState, Phase},
     node::{Admission, Health, Node},
+    reconcile::{FIRST_UID, LAST_UID},
+    way_in::clock_off_text,
 };
 use orion_ssh::ExecRequest;
-use orion_store::{Examined, StoreError};
+use orion_store::{NodeAudit, StoreError};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, task::JoinSet};
 
-/// What a run may take on top of its own limit.
+/// Time that a run may take beyond its own limit.
 const TRANSFER: Duration = Duration::from_secs(10);
 /// Pause before a node is looked at again.
 const AGAIN_AFTER: Duration = Duration::from_millis(1_500);
 /// Looks at a node on which something is going on, before it is passed over.
 const LOOKS_MAX: u32 = 4;
-/// How far the node's deadline may be from the lease's end and grace: clocks, whole seconds, and the way there.
+/// Largest difference between the node's deadline and the lease's end plus grace, in seconds: allows for
+/// clocks, whole seconds and the transfer.
 const DEADLINE_OFF_MAX_S: i64 = 30;
 
-/// What the nodes said.
+/// Result of the examination of the nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodesExamined {
-    /// What is not as it should be.
+    /// Deviations that were found.
     pub findings: Vec<Finding>,
     /// Nodes that were looked at.
     pub examined: usize,
@@ -42,16 +47,16 @@ pub struct NodesExamined {
     pub not_reached: Vec<(NodeId, String)>,
 }
 
-/// What came of one node.
+/// Outcome of the examination of one node.
 enum Verdict {
-    Examined(Vec<Finding>),
+    NodeAudit(Vec<Finding>),
     PassedOver(String),
     NotReached(String),
 }
 
-/// What came of one look.
+/// Outcome of one look at a node.
 enum Look {
-    Settled(Box<Examined>, NodeInventory),
+    Settled(Box<NodeAudit>, Box<NodeInventory>, Vec<Finding>),
     InMotion(String),
     NotReached(String),
     /// The node has seen this epoch, the database only the other.
@@ -71,7 +76,10 @@ impl Fleet {
         let mut result = NodesExamined::default();
         let room = Arc::new(Semaphore::new(side_by_side.max(1)));
         let mut looks = JoinSet::new();
-        for node in self.store.nodes_all().await? {
+        for node in self.store.nodes().all().await? {
+            if let Some(clock) = node.clock_off_ms.and_then(clock_off_text) {
+                result.findings.push(Finding::new(Check::Clock, format!("node {}: {clock}", node.id)));
+            }
             if let Some(reason) = why_not_asked(&node) {
                 result.passed_over.push((node.id, reason));
                 continue;
@@ -87,7 +95,7 @@ impl Fleet {
         while let Some(looked) = looks.join_next().await {
             let Ok((id, verdict)) = looked else { continue };
             match verdict? {
-                Verdict::Examined(findings) => {
+                Verdict::NodeAudit(findings) => {
                     result.examined += 1;
                     result.findings.extend(findings);
                 }
@@ -109,9 +117,10 @@ impl Fleet {
                 tokio::time::sleep(AGAIN_AFTER).await;
             }
             let found: BTreeSet<Finding> = match self.look(id).await? {
-                Look::Settled(examined, inventory) => {
+                Look::Settled(examined, inventory, of_engine) => {
                     judge(&examined, &inventory, self.config.deadline_grace_s, self.now())
                         .into_iter()
+                        .chain(of_engine)
                         .collect()
                 }
                 Look::AheadOfDatabase { seen, known } => {
@@ -132,48 +141,46 @@ impl Fleet {
             };
             let confirmed: BTreeSet<Finding> = match &suspected {
                 Some(before) => found.intersection(before).cloned().collect(),
-                None if found.is_empty() => return Ok(Verdict::Examined(Vec::new())),
+                None if found.is_empty() => return Ok(Verdict::NodeAudit(Vec::new())),
                 None => {
                     suspected = Some(found);
                     continue;
                 }
             };
-            return Ok(Verdict::Examined(confirmed.into_iter().collect()));
+            return Ok(Verdict::NodeAudit(confirmed.into_iter().collect()));
         }
         Ok(last)
     }
 
     async fn look(&self, id: NodeId) -> Result<Look, StoreError> {
-        let Some(before) = self.store.examined(id).await? else { return Ok(Look::Gone) };
+        let Some(before) = self.store.admin().audit_node(id).await? else { return Ok(Look::Gone) };
         if let Some(reason) = why_not_asked(&before.node).or_else(|| in_motion(&before.node, self.now())) {
             return Ok(Look::InMotion(reason));
         }
         let listed = self.list_for(&before).await;
-        let Some(after) = self.store.examined(id).await? else { return Ok(Look::Gone) };
+        let of_engine = self.examine_engine(&before.node).await?;
+        let Some(after) = self.store.admin().audit_node(id).await? else { return Ok(Look::Gone) };
         if let Some(reason) = why_not_asked(&after.node).or_else(|| in_motion(&after.node, self.now())) {
             return Ok(Look::InMotion(reason));
         }
-        let state = |examined: &Examined| {
+        let state = |examined: &NodeAudit| {
             let versions = (examined.node.desired_version, examined.node.applied_version, examined.epoch);
-            (versions, examined.lease.as_ref().map(|lease| (lease.id, lease.version)))
+            (versions, examined.leases.iter().map(|lease| (lease.id, lease.version)).collect::<Vec<_>>())
         };
         if state(&before) != state(&after) {
             return Ok(Look::InMotion("what it should hold changes again and again".into()));
         }
         Ok(match listed {
-            Ok(Listed::Inventory(inventory)) => Look::Settled(Box::new(after), inventory),
+            Ok(Listed::Inventory(inventory)) => Look::Settled(Box::new(after), inventory, of_engine),
             Ok(Listed::AheadOfDatabase(seen)) => Look::AheadOfDatabase { seen, known: after.epoch },
             Err(reason) => Look::NotReached(reason),
         })
     }
 
-    async fn list_for(&self, examined: &Examined) -> Result<Listed, String> {
+    async fn list_for(&self, examined: &NodeAudit) -> Result<Listed, String> {
         let target = target_of(&examined.node)?;
         let playbook = self.playbooks.list_users();
-        let values = [
-            ("uid_min", &*self.config.first_uid.to_string()),
-            ("uid_max", &*self.config.last_uid.to_string()),
-        ];
+        let values = [("uid_min", &*FIRST_UID.to_string()), ("uid_max", &*LAST_UID.to_string())];
         let stdin = playbook.stdin(examined.epoch, &values).map_err(|error| error.to_string())?;
         let request = ExecRequest {
             command: playbook.command().to_owned(),
@@ -184,12 +191,14 @@ impl Fleet {
         let output = self.pool.exec(&target, request).await.map_err(|error| error.to_string())?;
         let name = playbook.name();
         match read_reply(playbook, Some(output.status), &output.stdout, &output.stderr, &[]) {
-            Reply::Done(report) => {
-                report.node_inventory().map(Listed::Inventory).map_err(|error| format!("{name}: {error}"))
-            }
+            Reply::Done(report) => report
+                .node_inventory()
+                .map(|found| Listed::Inventory(Box::new(found)))
+                .map_err(|error| format!("{name}: {error}")),
             Reply::StaleEpoch { seen } => Ok(Listed::AheadOfDatabase(seen)),
             other @ (Reply::Refused { .. }
             | Reply::Unfit { .. }
+            | Reply::NameUnusable { .. }
             | Reply::UidSeen { .. }
             | Reply::Busy
             | Reply::InputIncomplete
@@ -200,13 +209,13 @@ impl Fleet {
     }
 }
 
-/// What a node answered.
+/// Answer of a node.
 enum Listed {
-    Inventory(NodeInventory),
+    Inventory(Box<NodeInventory>),
     AheadOfDatabase(u64),
 }
 
-/// Why a node need not answer.
+/// Returns the reason why a node need not answer, if there is one.
 fn why_not_asked(node: &Node) -> Option<String> {
     if node.admission != Admission::Admitted {
         return Some(format!("it is {}", node.status()));
@@ -219,7 +228,7 @@ fn why_not_asked(node: &Node) -> Option<String> {
     }
 }
 
-/// Why nothing can be said of a node that answers.
+/// Returns the reason why nothing can be said of a node that answers, if there is one.
 fn in_motion(node: &Node, now: Timestamp) -> Option<String> {
     if node.claimed_until.is_some_and(|until| until > now) {
         return Some("it is being worked on".into());
@@ -230,18 +239,21 @@ fn in_motion(node: &Node, now: Timestamp) -> Option<String> {
     })
 }
 
-/// What does not fit on a clean node that nobody works on.
-fn judge(examined: &Examined, inventory: &NodeInventory, grace_s: u64, now: Timestamp) -> Vec<Finding> {
+/// Returns the inconsistencies of a clean node on which no work is in progress.
+fn judge(examined: &NodeAudit, inventory: &NodeInventory, grace_s: u64, now: Timestamp) -> Vec<Finding> {
     let node = examined.node.id;
     let mut findings = Vec::new();
-    let lease = examined.lease.as_ref().filter(|lease| lease.state.wants_account_on() == Some(node));
     // A lease that lost this node and waits for it has no login there yet.
-    let lease = lease.filter(|lease| !matches!(lease.state, LeaseState::Migrating { to: None, .. }));
-    let is_own = |uid: u32| lease.is_some_and(|lease| lease.account.uid == uid);
+    let has_login = |lease: &&Lease| {
+        lease.state.wants_account_on() == Some(node)
+            && !matches!(lease.state, LeaseState::Migrating { to: None, .. })
+    };
+    let leases: Vec<&Lease> = examined.leases.iter().filter(has_login).collect();
+    let accounts = || leases.iter().filter_map(|lease| lease.account.as_ref());
+    let is_own = |uid: u32| accounts().any(|account| account.uid == uid);
     for account in &inventory.accounts {
-        let known = lease.is_some_and(|lease| {
-            (lease.account.user.as_str(), lease.account.uid) == (account.user.as_str(), account.uid)
-        });
+        let known =
+            accounts().any(|own| (own.user.as_str(), own.uid) == (account.user.as_str(), account.uid));
         if !known {
             let state = if account.locked { "locked" } else { "open" };
             let what = format!(
@@ -258,13 +270,13 @@ fn judge(examined: &Examined, inventory: &NodeInventory, grace_s: u64, now: Time
             findings.push(Finding::new(Check::I2, what).on(node));
         }
     }
-    if let Some(lease) = lease.filter(|lease| lease.state.phase() == Phase::Active) {
+    for lease in leases.into_iter().filter(|lease| lease.state.phase() == Phase::Active) {
         judge_lease(lease, node, inventory, grace_s, now, &mut findings);
     }
     findings
 }
 
-/// What does not fit about the login of an active lease.
+/// Returns the inconsistencies of the login of an active lease.
 fn judge_lease(
     lease: &Lease,
     node: NodeId,
@@ -273,14 +285,15 @@ fn judge_lease(
     now: Timestamp,
     findings: &mut Vec<Finding>,
 ) {
-    let uid = lease.account.uid;
+    let Some(wanted) = &lease.account else { return };
+    let uid = wanted.uid;
     let mut find = |check, what: String| findings.push(Finding::new(check, what).on(node).of(lease.id));
     let own = |account: &&crate::playbook::ListedAccount| {
-        (account.user.as_str(), account.uid) == (lease.account.user.as_str(), uid)
+        (account.user.as_str(), account.uid) == (wanted.user.as_str(), uid)
     };
     let closes = lease.until.plus(Duration::from_secs(grace_s));
     match inventory.accounts.iter().find(own) {
-        None => find(Check::I2, format!("its account {} ({uid}) is not on its node", lease.account.user)),
+        None => find(Check::I2, format!("its account {} ({uid}) is not on its node", wanted.user)),
         Some(account) if account.locked && now < lease.until => {
             find(Check::I3, format!("its account {} is locked before its time is up", account.user));
         }

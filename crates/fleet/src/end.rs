@@ -20,10 +20,11 @@ impl Fleet {
         actor: Option<UserId>,
     ) -> Result<(), StoreError> {
         let (holder, ttl) = (&self.config.holder, self.config.claim_ttl);
-        let claimed = self.store.release_and_claim(id, reason, actor, holder, ttl, self.now()).await?;
+        let claimed =
+            self.store.leases().release_and_claim(id, reason, actor, holder, ttl, self.now()).await?;
         self.nudge.all();
         if let Cas::Done(Some(claim)) = claimed {
-            self.apply_or_leave(&claim, Change::Released).await?;
+            self.apply_or_leave(&claim, Change::Released(id)).await?;
         }
         Ok(())
     }
@@ -46,20 +47,22 @@ impl Fleet {
         let (reason, quarantine) = match applied {
             Applied::Done(..) => return Ok(true),
             Applied::Superseded => return Ok(false),
-            Applied::Refused(reason) => (reason, true),
-            Applied::Unfit(reason) | Applied::Unreached(reason) => (reason, false),
+            Applied::Refused(reason, cause) => (reason, Some(cause)),
+            Applied::Unfit(_, reason) | Applied::Invalid(_, reason) | Applied::Unreached(reason) => {
+                (reason, None)
+            }
         };
         let node = claim.node.id;
         let pause = retry_after(claim.node.reconcile_failures);
-        tracing::warn!(%node, reason, quarantine, ?pause, "work on a node failed; it is tried again");
+        tracing::warn!(%node, reason, ?quarantine, ?pause, "work on a node failed; it is tried again");
         let now = self.now();
-        self.store.fail_reconcile(claim, &reason, now.plus(pause), quarantine, now).await?;
+        self.store.nodes().fail_reconcile(claim, &reason, now.plus(pause), quarantine, now).await?;
         self.nudge.all();
         Ok(false)
     }
 }
 
 /// 0.5 s, 1 s, 2 s … at most a minute.
-fn retry_after(failures: u32) -> Duration {
+pub(crate) fn retry_after(failures: u32) -> Duration {
     Duration::from_millis(500u64 << failures.min(7)).min(RETRY_MAX)
 }

@@ -1,7 +1,10 @@
 //! The parts that work on nodes, in one bundle: store, SSH pool, playbooks, clock.
 
-use crate::{Metrics, Nudge, playbook::Playbooks};
-use orion_domain::{Clock, Timestamp, agent::DEADLINE_GRACE_S, node::Node};
+use crate::{
+    ContainerNetworks, ENGINE_LOST_AFTER, Firewalls, Metrics, Nudge, images::Pulls, playbook::Playbooks,
+};
+use orion_containers::Engines;
+use orion_domain::{Clock, Secret, Timestamp, agent::DEADLINE_GRACE_S, node::Node};
 use orion_ssh::{HostKey, Pool, Target};
 use orion_store::{Store, StoreError};
 use std::{
@@ -12,32 +15,30 @@ use std::{
     time::Duration,
 };
 
-/// How often a process says in the database that it lives.
+/// Interval at which a process reports in the database that it is alive.
 pub const REPLICA_BEAT_EVERY: Duration = Duration::from_secs(2);
 /// A process that has not said so for this long is taken to be gone.
 pub const REPLICA_STALE_AFTER: Duration = Duration::from_secs(8);
 
-/// How far this machine's clock may be off the database's: a process that is further off takes no claims.
-pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(2);
-
-/// How far back each look at the nodes that changed goes: longer than any transaction may live.
-pub const CHANGES_OVERLAP: Duration = Duration::from_secs(8);
+/// Opens what is sealed: what it is bound to (of a container's specification its ULID), and the sealed bytes. The error is
+/// for people.
+pub type OpenSpec = Arc<dyn Fn(&str, &[u8]) -> Result<Secret, String> + Send + Sync>;
 
 /// Limits of the work on nodes.
 #[derive(Clone, Debug)]
 pub struct FleetConfig {
-    /// This process's name in row claims; unique among all that share the database.
+    /// Name of this process in row claims; unique among all processes that share the database.
     pub holder: String,
-    /// How long a row claim lasts unless it is renewed (it is, at a third of this).
+    /// Lifetime of a row claim unless it is renewed (it is, at a third of this time).
     pub claim_ttl: Duration,
-    /// First uid for accounts.
-    pub first_uid: u32,
-    /// Last uid for accounts.
-    pub last_uid: u32,
-    /// How long after a lease's end the node itself closes the login, in seconds.
+    /// Time after a lease's end at which the node itself closes the login, in seconds.
     pub deadline_grace_s: u64,
     /// Nodes that a lease tries one after another before its provisioning fails.
     pub nodes_tried_max: u32,
+    /// Networks and ports of containers.
+    pub networks: ContainerNetworks,
+    /// Silence of a container engine after which its containers count as lost.
+    pub engine_lost_after: Duration,
 }
 
 impl FleetConfig {
@@ -46,15 +47,15 @@ impl FleetConfig {
         Self {
             holder: holder.into(),
             claim_ttl: Duration::from_secs(10),
-            first_uid: 200_000,
-            last_uid: 60_000_000,
             deadline_grace_s: DEADLINE_GRACE_S,
             nodes_tried_max: 8,
+            networks: ContainerNetworks::default(),
+            engine_lost_after: ENGINE_LOST_AFTER,
         }
     }
 }
 
-/// What every service that works on nodes holds. Cheap to clone.
+/// Shared parts of every service that works on nodes. Cheap to clone.
 #[derive(Clone)]
 pub struct Fleet(Arc<Parts>);
 
@@ -64,9 +65,17 @@ pub struct Parts {
     pub store: Store,
     /// Control sessions to the nodes.
     pub pool: Pool,
-    /// What is run on them.
+    /// Container engines of the nodes, through the same sessions.
+    pub engines: Engines,
+    /// Opens what is sealed of a container's specification.
+    pub open_spec: OpenSpec,
+    /// Opens the passwords of users at registries of images.
+    pub open_login: OpenSpec,
+    /// The pulls of images that go on.
+    pub pulls: Pulls,
+    /// Playbooks that are run on the nodes.
     pub playbooks: Playbooks,
-    /// What time it is.
+    /// Source of the current time.
     pub clock: Arc<dyn Clock>,
     /// Limits.
     pub config: FleetConfig,
@@ -74,8 +83,10 @@ pub struct Parts {
     pub nudge: Nudge,
     /// Whether this machine's clock is too far off the database's to take claims, or was not compared yet.
     pub clock_is_off: AtomicBool,
-    /// What this process counts.
+    /// Metrics of this process.
     pub metrics: Metrics,
+    /// What the firewalls of nodes were told.
+    pub firewalls: Firewalls,
 }
 
 impl Fleet {
@@ -89,8 +100,8 @@ impl Fleet {
         !self.0.clock_is_off.load(Ordering::Relaxed)
     }
 
-    /// How far this machine's clock is off the database's, if that is more than `at_most`; then no claims are taken
-    /// until it is right.
+    /// Returns the difference between this machine's clock and the database's if it exceeds `at_most`; then
+    /// no claims are taken until the clock is right.
     ///
     /// # Errors
     /// The database's: nothing is known then.
@@ -120,17 +131,13 @@ impl std::ops::Deref for Fleet {
 /// How `node` is dialled.
 ///
 /// # Errors
-/// A stored host key that does not parse, for people.
+/// A stored host key that does not parse, or that it is not dialled at all, for people.
 pub fn target_of(node: &Node) -> Result<Target, String> {
-    let host_keys = node
+    let sshd = node.sshd().ok_or("it dials out, and is not reached over SSH")?;
+    let host_keys = sshd
         .host_keys
         .iter()
         .map(|line| line.parse::<HostKey>().map_err(|error| format!("stored host key: {error}")))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(Target {
-        node_id: node.id.0,
-        host: node.addr.as_str().to_owned(),
-        port: node.ssh_port.get(),
-        host_keys,
-    })
+    Ok(Target { node_id: node.id.0, host: sshd.addr.as_str().to_owned(), port: sshd.port.get(), host_keys })
 }

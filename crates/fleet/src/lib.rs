@@ -7,22 +7,29 @@
 //! The SSH happens in `apply.rs`.
 
 mod apply;
+mod containers;
+mod disk;
 mod doctor;
 mod end;
+mod engines;
 mod fleet;
+mod images;
 mod memory;
 pub mod metrics;
+mod networks;
 mod nudge;
 pub mod playbook;
 mod provision;
+mod way_in;
 
-pub use apply::{Applied, Change};
+pub use apply::{Applied, Change, STOP_GRACE};
+pub use containers::ENGINE_LOST_AFTER;
 pub use doctor::NodesExamined;
-pub use fleet::{
-    CHANGES_OVERLAP, CLOCK_SKEW_MAX, Fleet, FleetConfig, Parts, REPLICA_BEAT_EVERY, REPLICA_STALE_AFTER,
-    target_of,
-};
+pub use fleet::{Fleet, FleetConfig, OpenSpec, Parts, REPLICA_BEAT_EVERY, REPLICA_STALE_AFTER, target_of};
+pub use images::{PULLS_OF_USER_MAX, PullPlace, Pulls, login_context};
 pub use memory::{MEMORY_COMMAND, read_memory};
 pub use metrics::Metrics;
+pub use networks::{Apps, ContainerNetworks, Firewalls};
 pub use nudge::{Nudge, Nudged};
 pub use provision::{NotProvisioned, Provisioned};
+pub use way_in::Probed;

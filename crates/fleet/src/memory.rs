@@ -8,18 +8,21 @@ use crate::{
     Fleet,
     playbook::{seen_epoch, seen_uid},
 };
-use orion_domain::NodeId;
-use orion_store::{Cas, MemoryCompared, NodeMemory, StoreError, UidRange};
+use orion_domain::{
+    NodeId,
+    reconcile::{FIRST_UID, LAST_UID},
+};
+use orion_store::{Cas, HighWaterCompared, HighWaterMarks, StoreError, UidRange};
 
 /// Prints what a node remembers, for [`read_memory`]; always succeeds. So cheap that it is the command by which a
 /// scheduler sees that a node works.
 pub const MEMORY_COMMAND: &str =
     "exec /bin/sh -c 'cat /var/lib/orion/epoch /var/lib/orion/highest_uid 2>/dev/null; :'";
 
-/// What [`MEMORY_COMMAND`] printed: a line with the epoch, and one with the highest uid and its lease's ULID. What
-/// is not there or makes no sense is 0.
-pub fn read_memory(stdout: &[u8]) -> NodeMemory {
-    let mut memory = NodeMemory::default();
+/// Parses the output of [`MEMORY_COMMAND`]: a line with the epoch, and one with the highest uid and its
+/// lease's ULID. Values that are missing or malformed become 0.
+pub fn read_memory(stdout: &[u8]) -> HighWaterMarks {
+    let mut memory = HighWaterMarks::default();
     for line in String::from_utf8_lossy(stdout).lines() {
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next()) {
@@ -34,7 +37,7 @@ pub fn read_memory(stdout: &[u8]) -> NodeMemory {
 impl Fleet {
     /// The uids of accounts.
     pub fn uids(&self) -> UidRange {
-        UidRange { first: self.config.first_uid, last: self.config.last_uid }
+        UidRange { first: FIRST_UID, last: LAST_UID }
     }
 
     /// Has what a node remembers compared with the database, which is raised to it if need be. A node that
@@ -42,18 +45,18 @@ impl Fleet {
     ///
     /// # Errors
     /// The database's.
-    pub async fn compare_memory(&self, node: NodeId, memory: NodeMemory) -> Result<(), StoreError> {
-        match self.store.compare_memory(node, memory, self.uids(), self.now()).await? {
-            MemoryCompared::Known | MemoryCompared::Gone => {}
-            MemoryCompared::Raised { epoch, next_uid } => {
+    pub async fn compare_high_water(&self, node: NodeId, memory: HighWaterMarks) -> Result<(), StoreError> {
+        match self.store.nodes().reconcile_high_water(node, memory, self.uids(), self.now()).await? {
+            HighWaterCompared::Known | HighWaterCompared::Gone => {}
+            HighWaterCompared::Raised { epoch, next_uid } => {
                 tracing::warn!(
                     %node, epoch, next_uid,
                     "the database is older than this node: was a backup restored? It was raised to what the node has seen"
                 );
                 self.nudge.all();
             }
-            MemoryCompared::Impossible(reason) => {
-                if let Cas::Done(_) = self.store.quarantine(node, &reason, self.now()).await? {
+            HighWaterCompared::Impossible(reason) => {
+                if let Cas::Done(_) = self.store.nodes().quarantine(node, &reason, self.now()).await? {
                     tracing::error!(%node, reason, "a node remembers what cannot be; it is quarantined");
                     self.nudge.all();
                 }
@@ -69,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_memory_is_read_line_by_line_and_what_is_missing_is_nothing() {
-        let memory = |epoch, highest_uid| NodeMemory { epoch, highest_uid };
+        let memory = |epoch, highest_uid| HighWaterMarks { epoch, highest_uid };
         assert_eq!(
             read_memory(b"1763690000000\n200017 01K0000000000000000000000A\n"),
             memory(1_763_690_000_000, 200_017)

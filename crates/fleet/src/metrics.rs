@@ -7,12 +7,19 @@
 //! What is counted in the database (leases, nodes, the brake) is the same in every process: of those take the
 //! maximum over the processes, of all others the sum.
 
+mod containers;
+
+pub(crate) use containers::PullResult;
+
 use crate::Fleet;
+use containers::{ContainerMetrics, CountedContainers};
 use orion_domain::{
+    Timestamp,
     doctor::{Check, Finding},
     lease::Phase,
+    way_in::Way,
 };
-use orion_store::{NodeTally, RetryTally, StoreError};
+use orion_store::{NodeTally, Prunable, RetryTally, StoreError};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -29,9 +36,6 @@ use std::{
 /// The media type of the text.
 pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Every state a lease can be counted in, so that a state without leases is 0 and not absent.
-const LIVE: [Phase; 4] = [Phase::Provisioning, Phase::Active, Phase::Migrating, Phase::Releasing];
-
 /// Seconds: a login that is made at once takes a third of a second, one on the eighth node tried minutes.
 const RENT_BUCKETS: [f64; 11] = [0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
 /// Seconds: most leases move within one; those that wait for a node take hours.
@@ -39,7 +43,7 @@ const MOVE_BUCKETS: [f64; 11] = [0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300
 /// Seconds: a keep-alive in a rack takes a millisecond, none takes longer than the dial's limits.
 const PROBE_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
-/// How a node was asked whether it lives.
+/// Method of a liveness probe of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// A keep-alive on the kept session.
@@ -65,14 +69,14 @@ impl Probe {
     }
 }
 
-/// What one try to send an event to a webhook came to.
+/// Result of one try to send an event to a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryResult {
     /// The target took it.
     Delivered,
-    /// It failed and is tried again.
+    /// Failed try; the delivery is tried again.
     Failed,
-    /// It failed and is not tried any more.
+    /// Failed try; the delivery is not tried any more.
     GivenUp,
 }
 
@@ -88,11 +92,12 @@ impl DeliveryResult {
     }
 }
 
-/// What a reconcile came to.
+/// Result of a reconcile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReconcileResult {
     Done,
     Unfit,
+    Invalid,
     Refused,
     Unreached,
     Superseded,
@@ -100,13 +105,21 @@ pub(crate) enum ReconcileResult {
 }
 
 impl ReconcileResult {
-    const ALL: [Self; 6] =
-        [Self::Done, Self::Unfit, Self::Refused, Self::Unreached, Self::Superseded, Self::DatabaseAway];
+    const ALL: [Self; 7] = [
+        Self::Done,
+        Self::Unfit,
+        Self::Invalid,
+        Self::Refused,
+        Self::Unreached,
+        Self::Superseded,
+        Self::DatabaseAway,
+    ];
 
     const fn word(self) -> &'static str {
         match self {
             Self::Done => "done",
             Self::Unfit => "unfit",
+            Self::Invalid => "invalid",
             Self::Refused => "refused",
             Self::Unreached => "unreached",
             Self::Superseded => "superseded",
@@ -118,6 +131,16 @@ impl ReconcileResult {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ByResult {
     result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByTable {
+    table: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByTask {
+    task: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -151,7 +174,7 @@ struct ByVersion {
     version: &'static str,
 }
 
-/// What this process counts. Cheap to clone; all clones count together.
+/// Counters and gauges of this process. Cheap to clone; all clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics(Arc<Parts>);
 
@@ -164,9 +187,13 @@ struct Parts {
     probes: Family<ByProbe, Histogram, fn() -> Histogram>,
     reconciles: Family<ByResult, Counter>,
     deliveries: Family<ByResult, Counter>,
+    pruned: Family<ByTable, Counter>,
+    containers: ContainerMetrics,
+    task_successes: Family<ByTask, Gauge>,
+    task_failures: Family<ByTask, Counter>,
     agent_links: Gauge,
     event_streams: Gauge,
-    /// What the last look at the database found; none in a process that does not look.
+    /// Violations that the last check of the database found; none in a process that does not check.
     violations: Mutex<Option<Family<ByInvariant, Gauge>>>,
 }
 
@@ -180,6 +207,10 @@ impl Default for Parts {
             probes: Family::new_with_constructor(|| Histogram::new(PROBE_BUCKETS)),
             reconciles: Family::default(),
             deliveries: Family::default(),
+            pruned: Family::default(),
+            containers: ContainerMetrics::default(),
+            task_successes: Family::default(),
+            task_failures: Family::default(),
             agent_links: Gauge::default(),
             event_streams: Gauge::default(),
             violations: Mutex::default(),
@@ -187,6 +218,9 @@ impl Default for Parts {
         // What has not happened yet is 0 and not absent: rates then begin with the first time.
         for result in ReconcileResult::ALL {
             let _ = parts.reconciles.get_or_create(&ByResult { result: result.word() });
+        }
+        for what in Prunable::ALL {
+            let _ = parts.pruned.get_or_create(&ByTable { table: what.table() });
         }
         for result in DeliveryResult::ALL {
             let _ = parts.deliveries.get_or_create(&ByResult { result: result.word() });
@@ -198,25 +232,27 @@ impl Default for Parts {
     }
 }
 
-/// What the database counts.
+/// Counts taken from the database.
 struct Counted {
     leases: Vec<(String, i64)>,
     nodes: Vec<NodeTally>,
     brake_engaged: bool,
+    containers: CountedContainers,
 }
 
 impl Metrics {
-    /// This process serves the API: it shows what an API counts.
+    /// Marks this process as one that serves the API, so that it exposes the metrics of an API.
     pub fn serve_api(&self) {
         self.0.serves_api.store(true, Relaxed);
     }
 
-    /// This process is a scheduler: it shows what a scheduler counts.
+    /// Marks this process as a scheduler, so that it exposes the metrics of a scheduler.
     pub fn schedule(&self) {
         self.0.schedules.store(true, Relaxed);
     }
 
-    /// This process has looked whether what must hold does, and found this; none: it does not look (any more).
+    /// Records the findings of this process's check of the invariants; none: this process does not check them
+    /// (any more).
     pub fn examined(&self, findings: Option<&[Finding]>) {
         let family = findings.map(|findings| {
             let family = Family::<ByInvariant, Gauge>::default();
@@ -240,6 +276,26 @@ impl Metrics {
         self.0.death_to_moved.observe(took.as_secs_f64());
     }
 
+    /// Counts rows of a table that were deleted because of their age.
+    pub fn pruned(&self, table: &'static str, rows: u64) {
+        self.0.pruned.get_or_create(&ByTable { table }).inc_by(rows);
+    }
+
+    /// Counts a background task that has not run yet.
+    pub fn task_added(&self, task: &'static str) {
+        let _ = self.0.task_failures.get_or_create(&ByTask { task });
+    }
+
+    /// Records that a run of a background task ended well at `now`.
+    pub fn task_succeeded(&self, task: &'static str, now: Timestamp) {
+        self.0.task_successes.get_or_create(&ByTask { task }).set(now.as_secs());
+    }
+
+    /// Counts a run of a background task that failed.
+    pub fn task_failed(&self, task: &'static str) {
+        self.0.task_failures.get_or_create(&ByTask { task }).inc();
+    }
+
     /// A node was asked whether it lives, and `outcome` is a word for what it said: `ok`, or a verdict.
     pub fn probed(&self, probe: Probe, outcome: &'static str, took: Duration) {
         self.0.probes.get_or_create(&ByProbe { kind: probe.word(), outcome }).observe(took.as_secs_f64());
@@ -254,7 +310,7 @@ impl Metrics {
         self.0.reconciles.get_or_create(&ByResult { result: result.word() }).inc();
     }
 
-    /// How many agents' links and event streams this process holds now.
+    /// Sets the numbers of agents' links and event streams that this process holds now.
     pub fn hold(&self, agent_links: usize, event_streams: usize) {
         self.0.agent_links.set(i64::try_from(agent_links).unwrap_or(i64::MAX));
         self.0.event_streams.set(i64::try_from(event_streams).unwrap_or(i64::MAX));
@@ -273,6 +329,7 @@ impl Metrics {
         registry.register("build_info", "Which version runs; always 1", build);
         let help = "Work on nodes, by what it came to";
         registry.register("reconcile", help, parts.reconciles.clone());
+        parts.containers.register(&mut registry);
         if parts.serves_api.load(Relaxed) {
             let help = "From the arrival of a rental's request to its confirmed login";
             registry.register_with_unit("rent_to_login", help, Unit::Seconds, parts.rent_to_login.clone());
@@ -288,6 +345,13 @@ impl Metrics {
             registry.register_with_unit("probe", help, Unit::Seconds, parts.probes.clone());
             let help = "Tries to send an event to a webhook, by what they came to";
             registry.register("webhook_deliveries", help, parts.deliveries.clone());
+            let help = "Rows that were deleted because they were old, by table";
+            registry.register("pruned_rows", help, parts.pruned.clone());
+            let (name, help) =
+                ("task_last_success_timestamp", "When each background task last ended a run well");
+            registry.register_with_unit(name, help, Unit::Seconds, parts.task_successes.clone());
+            let help = "Runs of background tasks that failed";
+            registry.register("task_failures", help, parts.task_failures.clone());
         }
         let violations = parts.violations.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(violations) = violations.as_ref() {
@@ -331,9 +395,13 @@ impl Fleet {
     }
 
     async fn counted(&self) -> Result<Counted, StoreError> {
-        let (leases, nodes, brake) =
-            tokio::try_join!(self.store.tally_leases(), self.store.tally_nodes(), self.store.brake())?;
-        Ok(Counted { leases, nodes, brake_engaged: brake.engaged.is_some() })
+        let (leases, nodes, brake, containers) = tokio::try_join!(
+            self.store.admin().lease_counts(),
+            self.store.admin().node_counts(),
+            self.store.cluster().brake(),
+            CountedContainers::read(&self.store)
+        )?;
+        Ok(Counted { leases, nodes, brake_engaged: brake.engaged.is_some(), containers })
     }
 }
 
@@ -351,7 +419,7 @@ fn register_retries(registry: &mut Registry, retries: RetryTally) {
 
 fn register_counted(registry: &mut Registry, counted: &Counted) {
     let leases = Family::<ByState, Gauge>::default();
-    for phase in LIVE {
+    for phase in Phase::ALL.into_iter().filter(|phase| phase.is_live()) {
         leases.get_or_create(&ByState { state: phase.as_str().into() }).set(0);
     }
     for (state, count) in &counted.leases {
@@ -365,7 +433,10 @@ fn register_counted(registry: &mut Registry, counted: &Counted) {
     let (mut offered, mut dirty, mut quarantined, mut draining) = (0, 0, 0, 0);
     for tally in &counted.nodes {
         let usable = tally.health == "alive" && tally.admission == "admitted";
-        if usable && !(tally.quarantined || tally.cordoned || tally.leased || tally.dirty) {
+        if usable
+            && !(tally.quarantined || tally.cordoned || tally.leased || tally.dirty)
+            && tally.way_in == "open"
+        {
             offered += tally.count;
         }
         dirty += if tally.dirty { tally.count } else { 0 };
@@ -374,6 +445,15 @@ fn register_counted(registry: &mut Registry, counted: &Counted) {
         nodes.get_or_create(&ByHealth { health: tally.health.clone() }).inc_by(tally.count);
     }
     registry.register("nodes", "Nodes, by health", nodes);
+    counted.containers.register(registry);
+    let ways = Family::<ByState, Gauge>::default();
+    for way in [Way::Unknown, Way::Open, Way::Shut] {
+        ways.get_or_create(&ByState { state: way.as_str().into() }).set(0);
+    }
+    for tally in &counted.nodes {
+        ways.get_or_create(&ByState { state: tally.way_in.clone() }).inc_by(tally.count);
+    }
+    registry.register("nodes_way_in", "Nodes, by whether lease accounts can log in", ways);
     for (name, help, value) in [
         ("nodes_offered", "Nodes that a new lease could have now", offered),
         ("nodes_dirty", "Nodes that do not hold yet what they should", dirty),
@@ -429,7 +509,12 @@ mod tests {
         metrics.probed(Probe::Keepalive, "ok", Duration::from_millis(2));
         metrics.tried_delivery(DeliveryResult::GivenUp);
         metrics.reconciled(ReconcileResult::Unreached);
+        metrics.container_started(true);
+        metrics.image_pulled(PullResult::Refused, Duration::from_secs(1));
         metrics.hold(3, 4);
+        metrics.task_added("expire");
+        metrics.task_failed("sweep");
+        metrics.task_succeeded("expire", Timestamp::from_micros(1_700_000_000_900_000));
         let text = metrics.encode();
         for line in [
             "orion_rent_to_login_seconds_bucket{le=\"0.25\"} 0",
@@ -440,6 +525,13 @@ mod tests {
             "orion_webhook_deliveries_total{result=\"given_up\"} 1",
             "orion_webhook_deliveries_total{result=\"delivered\"} 0",
             "orion_reconcile_total{result=\"unreached\"} 1",
+            "orion_container_starts_total{result=\"started\"} 1",
+            "orion_container_starts_total{result=\"failed\"} 0",
+            "orion_image_pulls_total{result=\"refused\"} 1",
+            "orion_image_pull_seconds_count 0",
+            "orion_task_failures_total{task=\"expire\"} 0",
+            "orion_task_failures_total{task=\"sweep\"} 1",
+            "orion_task_last_success_timestamp_seconds{task=\"expire\"} 1700000000",
             "orion_agent_links 3",
             "orion_events_streams 4",
         ] {

@@ -13,7 +13,7 @@ impl Default for Nudge {
 }
 
 impl Nudge {
-    /// Something changed.
+    /// Wakes all listeners because something changed.
     pub fn all(&self) {
         self.0.send_replace(());
     }

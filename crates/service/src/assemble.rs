@@ -4,10 +4,13 @@
 use crate::{
     keys::{CA_KEY, Keys, KeysError, TOKEN_KEY},
     sealed::MasterKey,
+    settings::{SettingsError, Sources},
 };
-use orion_domain::SystemClock;
+use orion_containers::Engines;
+use orion_domain::{Secret, SystemClock, UserId};
 use orion_fleet::{
-    Fleet, FleetConfig, Metrics, Nudge, Parts,
+    ContainerNetworks, ENGINE_LOST_AFTER, Firewalls, Fleet, FleetConfig, Metrics, Nudge, OpenSpec, Parts,
+    Pulls, login_context,
     playbook::{PlaybookError, Playbooks},
 };
 use orion_ssh::{Pool, PoolConfig};
@@ -15,9 +18,13 @@ use orion_store::{Store, StoreConfig, StoreError};
 use std::{
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
-/// What is needed to reach database and nodes.
+const ENGINE_LOST_MIN: Duration = Duration::from_secs(2);
+const ENGINE_LOST_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Settings for reaching the database and the nodes.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `sqlite:PATH` or `mysql://…`; several hosts of one cluster in the same order everywhere.
@@ -28,9 +35,36 @@ pub struct Settings {
     pub master_key: MasterKey,
     /// A directory with playbooks that replace built-in ones.
     pub playbooks_dir: Option<PathBuf>,
+    /// Networks and ports of containers.
+    pub networks: ContainerNetworks,
+    /// Silence of a container engine after which its containers count as lost.
+    pub engine_lost_after: Duration,
 }
 
-/// Why the parts could not be put together.
+impl Settings {
+    /// Settings with the defaults for all that an operator need not say.
+    pub fn new(database_urls: Vec<String>, database_connections_max: u32, master_key: MasterKey) -> Self {
+        Self {
+            database_urls,
+            database_connections_max,
+            master_key,
+            playbooks_dir: None,
+            networks: ContainerNetworks::default(),
+            engine_lost_after: ENGINE_LOST_AFTER,
+        }
+    }
+}
+
+/// Reads how long a container engine may be silent.
+///
+/// # Errors
+/// A time outside of its limits.
+pub fn engine_lost_after(sources: &Sources) -> Result<Duration, SettingsError> {
+    let limits = (ENGINE_LOST_MIN, ENGINE_LOST_MAX);
+    Ok(sources.seconds_within("engine_lost_s", limits)?.unwrap_or(ENGINE_LOST_AFTER))
+}
+
+/// Reason why the parts could not be assembled.
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
     /// The database.
@@ -69,6 +103,11 @@ pub struct Assembled {
     pub keys: Keys,
 }
 
+/// Purpose of the key that seals container specifications.
+const CONTAINER_SPEC: &str = "container-spec";
+/// Purpose of the key that seals the passwords of users at registries.
+const REGISTRY_LOGIN: &str = "registry-login";
+
 /// A name for this process that no other has: it stands in row claims and beside links.
 pub fn holder_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -76,9 +115,6 @@ pub fn holder_name() -> String {
 }
 
 /// Opens everything; what is missing in the database is made.
-///
-/// # Errors
-/// [`AssembleError`]
 pub async fn assemble(settings: &Settings) -> Result<Assembled, AssembleError> {
     let playbooks = playbooks(settings)?;
     let store = Store::open(&store_config(settings)).await?;
@@ -91,9 +127,9 @@ pub async fn assemble(settings: &Settings) -> Result<Assembled, AssembleError> {
 /// [`AssembleError`], also where [`assemble`] would make or change something.
 pub async fn assemble_as_it_is(settings: &Settings) -> Result<Assembled, AssembleError> {
     let playbooks = playbooks(settings)?;
-    let store = Store::open_as_it_is(&store_config(settings)).await?;
+    let store = Store::open_existing(&store_config(settings)).await?;
     for name in [TOKEN_KEY, CA_KEY] {
-        if store.get_sealed(name).await?.is_none() {
+        if store.cluster().get_sealed(name).await?.is_none() {
             return Err(AssembleError::NoKey(name));
         }
     }
@@ -117,17 +153,46 @@ async fn put_together(
     settings: &Settings,
 ) -> Result<Assembled, AssembleError> {
     let keys = Keys::open(&store, &settings.master_key).await?;
+    let pool = Pool::new(PoolConfig::default(), keys.control_ca.clone());
     let fleet = Fleet::new(Parts {
         store,
-        pool: Pool::new(PoolConfig::default(), keys.control_ca.clone()),
+        engines: Engines::new(pool.clone()),
+        open_spec: opener(&settings.master_key, CONTAINER_SPEC),
+        open_login: opener(&settings.master_key, REGISTRY_LOGIN),
+        pulls: Pulls::default(),
+        pool,
         playbooks,
         clock: Arc::new(SystemClock),
-        config: FleetConfig::new(holder_name()),
+        config: FleetConfig {
+            networks: settings.networks.clone(),
+            engine_lost_after: settings.engine_lost_after,
+            ..FleetConfig::new(holder_name())
+        },
         nudge: Nudge::default(),
         clock_is_off: AtomicBool::new(true),
         metrics: Metrics::default(),
+        firewalls: Firewalls::default(),
     });
     Ok(Assembled { fleet, keys })
+}
+
+/// Opens what was sealed for a purpose.
+fn opener(master: &MasterKey, purpose: &str) -> OpenSpec {
+    let key = master.derive(purpose, b"");
+    Arc::new(move |context, sealed| {
+        let plain = key.open(context, sealed).map_err(|error| error.to_string())?;
+        std::str::from_utf8(&plain).map(Secret::new).map_err(|error| error.to_string())
+    })
+}
+
+/// Seals the part of a container's specification that may hold secrets, bound to the container's ULID.
+pub fn seal_spec(master: &MasterKey, uid: &str, plain: &Secret) -> Vec<u8> {
+    master.derive(CONTAINER_SPEC, b"").seal(uid, plain.expose().as_bytes())
+}
+
+/// Seals the password of a user at a registry, bound to both.
+pub fn seal_login(master: &MasterKey, user: UserId, registry: &str, password: &Secret) -> Vec<u8> {
+    master.derive(REGISTRY_LOGIN, b"").seal(&login_context(user, registry), password.expose().as_bytes())
 }
 
 #[cfg(test)]
@@ -137,11 +202,12 @@ mod tests {
     #[tokio::test]
     async fn as_it_is_neither_schema_nor_keys_are_made() {
         let directory = tempfile::tempdir().unwrap();
-        let settings_of = |file: &str| Settings {
-            database_urls: vec![format!("sqlite:{}", directory.path().join(file).display())],
-            database_connections_max: 2,
-            master_key: MasterKey::generate(),
-            playbooks_dir: None,
+        let settings_of = |file: &str| {
+            Settings::new(
+                vec![format!("sqlite:{}", directory.path().join(file).display())],
+                2,
+                MasterKey::generate(),
+            )
         };
         let settings = settings_of("orion.db");
         let refusal = async || match assemble_as_it_is(&settings).await {
@@ -154,8 +220,8 @@ mod tests {
         let store = Store::open(&store_config(&settings)).await.unwrap();
         for missing in [TOKEN_KEY, CA_KEY] {
             assert!(refusal().await.contains(&format!("there is no '{missing}'")));
-            assert_eq!(store.get_sealed(missing).await.unwrap(), None);
-            store.put_sealed_if_absent(missing, b"x").await.unwrap();
+            assert_eq!(store.cluster().get_sealed(missing).await.unwrap(), None);
+            store.cluster().put_sealed_if_absent(missing, b"x").await.unwrap();
         }
         let wrong = refusal().await;
         assert!(wrong.contains("jwt-key"), "what is no key of this master key stays as it is: {wrong}");

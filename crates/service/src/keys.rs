@@ -19,7 +19,7 @@ pub struct Keys {
     pub control_ca: Arc<ControlCa>,
 }
 
-/// Why the keys could not be had.
+/// Reason why the keys could not be obtained.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     /// The database.
@@ -35,9 +35,6 @@ pub enum KeysError {
 
 impl Keys {
     /// Opens the keys, or makes them if there are none yet.
-    ///
-    /// # Errors
-    /// [`KeysError`]
     pub async fn open(store: &Store, master: &MasterKey) -> Result<Self, KeysError> {
         let jwt = sealed(store, master, TOKEN_KEY, || rand::random::<[u8; 32]>().to_vec()).await?;
         let ca_text = sealed(store, master, CA_KEY, || {
@@ -60,10 +57,10 @@ async fn sealed(
     make: impl FnOnce() -> Vec<u8>,
 ) -> Result<Vec<u8>, KeysError> {
     let key = master.derive("sealed-values", b"");
-    let stored = match store.get_sealed(name).await? {
+    let stored = match store.cluster().get_sealed(name).await? {
         Some(stored) => stored,
         // Two replicas may start at once: the one whose value is stored first wins, and both read it.
-        None => store.put_sealed_if_absent(name, &key.seal(name, &make())).await?,
+        None => store.cluster().put_sealed_if_absent(name, &key.seal(name, &make())).await?,
     };
     key.open(name, &stored).map(|plain| plain.to_vec()).map_err(|error| KeysError::WrongKey(error, name))
 }

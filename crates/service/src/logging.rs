@@ -17,13 +17,13 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// What is logged unless told otherwise: the libraries' daily noise is not.
+/// Log filter unless another one is set: omits the routine messages of the libraries.
 pub const DEFAULT_FILTER: &str = "info,russh=warn,sqlx=warn";
 
-/// How a line looks.
+/// Format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Pretty,
     /// One JSON object a line, with the fields of the spans around it.
@@ -41,7 +41,7 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
-/// What this process is called in traces: the name of its program.
+/// Returns the name of this process in traces: the name of its program.
 fn service() -> String {
     let program = std::env::args_os().next().map(PathBuf::from);
     let name = program.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());

@@ -1,7 +1,8 @@
 //! A service as a process: its arguments, its limits, its start and its stop.
 
 use crate::{
-    assemble::{AssembleError, Assembled, Settings, assemble},
+    assemble::{AssembleError, Assembled, Settings, assemble, engine_lost_after},
+    container_networks::container_networks,
     sealed::MasterKey,
     settings::{KEYS, SettingsError, Sources, variable},
 };
@@ -16,15 +17,15 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// How long a start waits for a database that is not there yet.
+/// Time for which a start waits for a database that is not reachable yet.
 const DATABASE_WAIT: Duration = Duration::from_secs(60);
 /// Pause between two tries to reach the database at a start.
 const DATABASE_RETRY: Duration = Duration::from_secs(1);
 
-/// How often a start that waits for the database says so.
+/// Interval at which a start that waits for the database logs so.
 const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
-/// Why a service does not run, and with which status its process ends.
+/// Reason why a service does not run, with the exit status of its process.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     /// A setting is wrong: starting again helps nobody.
@@ -33,7 +34,7 @@ pub enum ServiceError {
     /// The database or the keys in it cannot be used.
     #[error("{0}")]
     Assemble(#[from] AssembleError),
-    /// Something of the machine: an address that is taken, a signal that cannot be caught.
+    /// Fault of the machine: an address that is taken, a signal that cannot be caught.
     #[error("{0}")]
     Machine(String),
 }
@@ -49,14 +50,14 @@ impl ServiceError {
     }
 }
 
-/// What a service is asked to do.
+/// Action that is requested of a service.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// To run, with this file of settings.
+    /// Run with this file of settings.
     Run(Option<PathBuf>),
-    /// To check its settings and the database, and end.
+    /// Check of the settings and the database, without a run.
     Check(Option<PathBuf>),
-    /// To print this and end.
+    /// Output of this text, without a run.
     Print(String),
 }
 
@@ -164,13 +165,12 @@ pub fn database_settings(sources: &Sources) -> Result<Settings, SettingsError> {
         database_connections_max: sources.number("database_connections", 2)?.unwrap_or(16),
         master_key,
         playbooks_dir: sources.text("playbooks")?.map(PathBuf::from),
+        networks: container_networks(sources)?,
+        engine_lost_after: engine_lost_after(sources)?,
     })
 }
 
 /// Opens everything, waiting a while for a database that is not there yet.
-///
-/// # Errors
-/// [`AssembleError`]
 pub async fn assemble_patiently(settings: &Settings, patience: Duration) -> Result<Assembled, AssembleError> {
     let begun = Instant::now();
     let mut told: Option<Instant> = None;
@@ -188,7 +188,7 @@ pub async fn assemble_patiently(settings: &Settings, patience: Duration) -> Resu
     }
 }
 
-/// How long a start waits for the database.
+/// Returns the time for which a start waits for the database.
 ///
 /// # Errors
 /// A setting that is no number of seconds.

@@ -23,30 +23,88 @@ const SECRETS: &[&str] = &["admin_password", "database_url", "master_key"];
 /// Every setting of every service, so that all can share one file: the key, and what it is.
 pub const KEYS: &[(&str, &str)] = &[
     ("admin_password", "makes the first admin, `admin`, if there is no admin yet"),
+    (
+        "apps_auth",
+        "the API's replicas as the Caddies of `caddy_admin` reach them, with commas (127.0.0.1:8080)",
+    ),
+    ("apps_domain", "domain below which the ports of containers have names, as apps.example.org (none)"),
     ("body_bytes_max", "largest request body, in bytes (65536)"),
+    ("caddy_admin", "sockets of the Caddies that lead to the ports of containers, with commas (none)"),
+    (
+        "container_nets",
+        "networks, with commas, out of which each lease with containers gets a /28 on its node (10.201.0.0/16)",
+    ),
+    ("container_ports", "ports of nodes that are given to containers (20000-29999)"),
     ("cors_origins", "origins that browsers may call from, with commas (none)"),
     ("data_dir", "`orion up`: directory of the SQLite database and of the master key"),
     ("database_connections", "connections to each database host (16)"),
     ("database_url", "`mysql://user:password@host:3306/database`; several hosts of one cluster with commas"),
     ("database_wait_s", "how long a start waits for the database, in seconds (60)"),
+    (
+        "disk_free_mb_min",
+        "MiB that must be free on the disk of a node's container engine for containers (2048)",
+    ),
+    ("disk_free_percent_min", "percent that must be free there (5)"),
+    (
+        "egress_deny",
+        "networks, with commas, that containers do not reach, besides link-local ones and all nodes (none)",
+    ),
+    (
+        "engine_lost_s",
+        "how long a container engine may be silent before its containers count as lost, in seconds (120)",
+    ),
+    ("events_kept_days", "how long events are kept, in days (365)"),
+    ("forgotten_kept_days", "how long forgotten nodes may register again with what they had, in days (365)"),
+    (
+        "image_registries",
+        "registries that images may come from, as `docker.io,ghcr.io/owner,http://10.0.0.5:5000` (all)",
+    ),
+    ("images_kept_days", "days after its last use that an image stays on a node whose disk is too full (7)"),
     ("lease_hours_max", "longest lease, and longest single extension, in hours (720)"),
+    ("leases_kept_days", "how long leases are kept after their end, in days (365)"),
     ("listen", "address and port of the API (127.0.0.1:8080)"),
     ("log", "what is logged, as `info` or `info,orion_scheduler=debug` (info)"),
     ("log_format", "`pretty` or `json` (pretty)"),
     ("master_key", "32 bytes in base64 that seal what is secret in the database"),
     ("metrics_listen", "the scheduler's /metrics, /api/health and /api/live (127.0.0.1:9464)"),
+    (
+        "node_reserved",
+        "cores and MiB of each node that are kept for the node itself, such as `0.5,512` (none)",
+    ),
     ("otlp_endpoint", "where traces go, as http://host:4318 (nowhere)"),
     ("playbooks", "a directory with playbooks that replace built-in ones"),
     ("probe_every_s", "pause between two looks at a healthy node, in seconds (3)"),
+    (
+        "proxy_addresses",
+        "addresses or networks, with commas, that alone reach the ports of containers (none)",
+    ),
     ("rent_count_max", "most nodes in one rental (100)"),
     ("request_timeout_s", "longest a request may take, in seconds (90)"),
+    (
+        "requests_of_address_per_minute",
+        "most requests a minute from one address without a good token; 0: any (600)",
+    ),
+    ("requests_of_user_per_minute", "most requests a minute of one account; 0: any (1200)"),
+    ("requests_of_worker_per_minute", "most requests a minute of one worker; 0: any (120)"),
+    ("sick_for_s", "how long an sshd that lets nobody in is waited for, in seconds (600)"),
+    ("signup", "who may sign up: `open`, `invite` or `closed` (open)"),
+    ("signups_per_hour", "most sign-ups an hour from one IPv4 /24 or IPv6 /48; 0: any (5)"),
+    ("signups_per_minute", "most sign-ups a minute in all; 0: any (30)"),
+    ("site", "names of the API as browsers know them, with commas; compared with `apps_domain` (none)"),
     ("streams_max", "most agents' links, and most event streams, of one process (20000)"),
     ("streams_of_user_max", "most event streams of one user in one process (100)"),
     ("token_hours", "how long an access token lives, in hours (24)"),
     ("trusted_proxies", "addresses or networks whose X-Forwarded-For is believed, with commas (none)"),
+    ("user_keys_max", "most idempotency keys of one user that are kept at once (10000)"),
+    ("user_lease_hours_max", "longest lease of a user with its extensions, in hours (2160)"),
+    ("user_nodes_max", "most nodes of one user at once (100)"),
+    (
+        "worker_networks",
+        "networks, besides private ones, in which a registration may name any address (none)",
+    ),
 ];
 
-/// Why the settings cannot be used.
+/// Reason why the settings cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SettingsError(String);
@@ -74,7 +132,7 @@ struct Found {
     origin: String,
 }
 
-/// Where values come from.
+/// Origins of setting values.
 #[derive(Debug, Default)]
 pub struct Sources {
     given: BTreeMap<&'static str, String>,
@@ -98,7 +156,7 @@ impl Sources {
         Self::from_parts(file, given, environment)
     }
 
-    /// As [`Sources::read`], with an environment of one's own.
+    /// Does the same as [`Sources::read`], with the environment passed in.
     ///
     /// # Errors
     /// As there.
@@ -224,6 +282,24 @@ impl Sources {
             let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             duration.ok_or_else(|| format!("'{text}' is not a number of seconds above 0"))
         })
+    }
+
+    /// A number of seconds that has a least and a most.
+    ///
+    /// # Errors
+    /// See [`Sources::get`].
+    pub fn seconds_within(
+        &self,
+        key: &'static str,
+        (shortest, longest): (Duration, Duration),
+    ) -> Result<Option<Duration>, SettingsError> {
+        match self.seconds(key)? {
+            Some(value) if value < shortest || value > longest => Err(SettingsError::about(
+                key,
+                format!("must lie between {} and {} seconds", shortest.as_secs_f32(), longest.as_secs_f32()),
+            )),
+            value => Ok(value),
+        }
     }
 
     /// An address and a port.

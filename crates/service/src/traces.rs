@@ -21,12 +21,12 @@ use tokio::runtime::{Builder, Runtime};
 use tracing::Subscriber;
 use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
-/// Where collectors take traces.
+/// Path at which collectors accept traces.
 const PATH: &str = "/v1/traces";
-/// How long one batch may take.
+/// Time limit of one batch.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What has to be sent before the process ends.
+/// Provider with the spans that must be sent before the process ends.
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
 /// A layer that sends Orion's own spans to the collector at `endpoint`.

@@ -10,9 +10,9 @@ use orion_domain::Secret;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-/// What every secret's text begins with.
+/// Start of every secret's text.
 const PREFIX: &str = "whsec_";
-/// What the secrets are sealed for.
+/// Purpose for which the secrets are sealed.
 const PURPOSE: &str = "webhook-secrets";
 /// The specification's limits, in bytes.
 const BYTES: std::ops::RangeInclusive<usize> = 24..=64;
@@ -65,9 +65,6 @@ impl WebhookSecret {
     }
 
     /// Opens what [`Self::seal`] gave.
-    ///
-    /// # Errors
-    /// [`WrongKey`]
     pub fn open(master: &MasterKey, uid: &str, sealed: &[u8]) -> Result<Self, WrongKey> {
         master.derive(PURPOSE, b"").open(uid, sealed).map(Self)
     }

@@ -7,18 +7,19 @@ use std::time::Duration;
 pub struct PoolConfig {
     /// Name resolution and TCP connect together; default 1500.
     pub connect_timeout_ms: u64,
-    /// From the TCP connection to the server's identification line; default 2000. A frozen node stops here.
+    /// Limit from the TCP connection to the server's identification line; default 2000. A frozen node stops
+    /// here.
     pub banner_timeout_ms: u64,
     /// Key exchange and host key check; default 3000.
     pub kex_timeout_ms: u64,
     /// Login with the control plane's certificate; default 3000.
     pub auth_timeout_ms: u64,
-    /// How long a dial may wait for one of the `dials_max` places; default 10000.
+    /// Longest wait of a dial for one of the `dials_max` places; default 10000.
     pub dial_queue_timeout_ms: u64,
     /// `true` in [`crate::Pool::fresh_handshake`], from opening the channel to the exit status; default 3000.
     pub fresh_exec_timeout_ms: u64,
-    /// After the exit status, how long the output may stay silent and open before it is cut off (a process
-    /// left in the background holds it); default 500.
+    /// Time after the exit status for which the output may stay silent and open before it is cut off (a
+    /// process left in the background holds it open); default 500.
     pub output_grace_ms: u64,
     /// A backstop only, the scheduler's own keep-alives are faster: silence after which russh asks; default 15.
     pub keepalive_interval_s: u64,
@@ -37,6 +38,14 @@ pub struct PoolConfig {
     pub doubtful_dials_max: usize,
     /// Commands at once on one node; default 8. sshd's `MaxSessions` is 10.
     pub channels_per_node_max: usize,
+    /// Byte streams at once on one node, on sessions of their own; default 288. Each is a process of sshd there.
+    pub own_streams_per_node_max: usize,
+    /// Dials at once to one node for such streams; default 4. sshd takes 10 that are not logged in yet (`MaxStartups`), and
+    /// refuses others at random.
+    pub own_dials_per_node_max: usize,
+    /// Bytes that a byte stream on the pooled session may hold unread before it is ended; default 8 MiB. More than a
+    /// reply of an engine is long.
+    pub unread_max_bytes: usize,
     /// Seconds since 1970, for the certificates' validity; default [`wall_clock_unix_s`].
     pub unix_clock: fn() -> u64,
 }
@@ -58,6 +67,9 @@ impl Default for PoolConfig {
             dials_max: 64,
             doubtful_dials_max: 256,
             channels_per_node_max: 8,
+            own_streams_per_node_max: 288,
+            own_dials_per_node_max: 4,
+            unread_max_bytes: 8 * 1024 * 1024,
             unix_clock: wall_clock_unix_s,
         }
     }

@@ -1,6 +1,6 @@
 //! The control plane's certificate authority: the only thing with which it logs in to nodes.
 //!
-//! Each dial gets a new key and a certificate of at most ten minutes. Tenants' certificates come
+//! Each dial gets a new key and a certificate that is of use for ten minutes. Tenants' certificates come
 //! from another authority, which does not live here.
 
 use std::fmt;
@@ -15,10 +15,11 @@ use zeroize::Zeroizing;
 
 /// The account that the control plane logs in to; the certificates' only principal.
 pub(crate) const LOGIN: &str = "root";
-/// Accepted difference between the control plane's clock and a node's, in seconds.
-const CLOCK_SKEW_S: u64 = 60;
-/// From the first to the last valid second.
-const VALIDITY_S: u64 = 600;
+/// Largest lag of a node's clock behind the control plane's, in seconds.
+const CLOCK_BEHIND_S: u64 = 600;
+/// Largest lead of a node's clock over the control plane's, in seconds: a dial needs the certificate for
+/// a few seconds only.
+const CLOCK_AHEAD_S: u64 = 600;
 const COMMENT: &str = "orion-control-ca";
 
 /// The control plane's certificate authority, an ed25519 key. `Debug` shows its fingerprint only.
@@ -29,10 +30,10 @@ pub struct ControlCa {
 /// A text is not a usable authority, or a certificate could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
-    /// Not an unencrypted OpenSSH private key.
+    /// Text that is not an unencrypted OpenSSH private key.
     #[error("not an OpenSSH private key")]
     Malformed(#[source] russh::keys::ssh_key::Error),
-    /// Another type than ed25519, or encrypted with a passphrase.
+    /// Key of another type than ed25519, or encrypted with a passphrase.
     #[error("the control CA must be an unencrypted ed25519 key")]
     NotUsable,
     /// The certificate could not be encoded or signed.
@@ -40,7 +41,7 @@ pub enum CaError {
     Issue(#[source] russh::keys::ssh_key::Error),
 }
 
-/// What one dial logs in with.
+/// Key and certificate with which one dial logs in.
 pub(crate) struct Credential {
     pub(crate) key: Arc<PrivateKey>,
     pub(crate) certificate: Certificate,
@@ -86,17 +87,18 @@ impl ControlCa {
         self.key.fingerprint(HashAlg::Sha256).to_string()
     }
 
-    /// A new key with a user certificate for `root`, valid from one minute before `now_unix_s` for ten minutes.
+    /// A new key with a user certificate for `root`, valid from ten minutes before `now_unix_s` to ten minutes after
+    /// it.
     /// sshd logs `key_id` with each login.
     pub(crate) fn issue(&self, key_id: &str, now_unix_s: u64) -> Result<Credential, CaError> {
         let mut rng = rand::rng();
         let key = PrivateKey::from(Ed25519Keypair::random(&mut rng));
-        let valid_after = now_unix_s.saturating_sub(CLOCK_SKEW_S);
+        let valid_after = now_unix_s.saturating_sub(CLOCK_BEHIND_S);
         let mut builder = Builder::new_with_random_nonce(
             &mut rng,
             key.public_key().key_data().clone(),
             valid_after,
-            valid_after.saturating_add(VALIDITY_S),
+            now_unix_s.saturating_add(CLOCK_AHEAD_S),
         )
         .map_err(CaError::Issue)?;
         builder
@@ -138,8 +140,8 @@ mod tests {
         let credential = ca.issue("orion node=7", 1_700_000_000).unwrap();
         let certificate = credential.certificate;
         assert_eq!(certificate.valid_principals(), ["root"]);
-        assert_eq!(certificate.valid_after(), 1_699_999_940);
-        assert_eq!(certificate.valid_before() - certificate.valid_after(), 600);
+        assert_eq!(certificate.valid_after(), 1_700_000_000 - 600, "a node's clock may be behind");
+        assert_eq!(certificate.valid_before(), 1_700_000_000 + 600, "or ahead");
         assert_eq!(certificate.cert_type(), CertType::User);
         assert!(certificate.critical_options().is_empty());
         let extensions: Vec<_> = certificate.extensions().keys().map(String::as_str).collect();

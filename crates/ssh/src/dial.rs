@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::RngExt;
 use russh::client::{self, AuthResult, Handle};
 use russh::keys::Algorithm;
-use russh::{Limits, Preferred, SshId, cipher, compression, kex};
+use russh::{Limits, Preferred, SshId, cipher, compression, kex, mac};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::Semaphore;
@@ -22,20 +22,31 @@ use crate::handler::{NodeHandler, Seen, Trust};
 use crate::host_key::{HostKey, Target, negotiable_algorithms};
 use crate::wire::Wire;
 
-/// Of [mlkem, curve25519 twice], with strict key exchange (Terrapin). Never the DH groups: 8 to 450 ms of CPU each.
+/// The names in [`orion_domain::ssh_algorithms`], with strict key exchange (Terrapin). Never the DH groups: 8 to 450 ms
+/// of CPU each. The NIST curves are for servers that take nothing else.
 const KEX: &[kex::Name] = &[
     kex::MLKEM768X25519_SHA256,
     kex::CURVE25519,
     kex::CURVE25519_PRE_RFC_8731,
+    kex::ECDH_SHA2_NISTP256,
+    kex::ECDH_SHA2_NISTP384,
+    kex::ECDH_SHA2_NISTP521,
     kex::EXTENSION_SUPPORT_AS_CLIENT,
     kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
 ];
-const CIPHERS: &[cipher::Name] = &[cipher::AES_256_GCM, cipher::CHACHA20_POLY1305];
+const CIPHERS: &[cipher::Name] = &[
+    cipher::AES_256_GCM,
+    cipher::CHACHA20_POLY1305,
+    cipher::AES_128_GCM,
+    cipher::AES_256_CTR,
+    cipher::AES_128_CTR,
+];
+const MACS: &[mac::Name] = &[mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM, mac::HMAC_SHA256, mac::HMAC_SHA512];
 const COMPRESSION: &[compression::Name] = &[compression::NONE];
 /// A command's output is drained at once; a small window bounds what one channel can hold in memory.
 const WINDOW_BYTES: u32 = 512 * 1024;
 const CHANNEL_MESSAGES_MAX: usize = 32;
-/// What may come before the identification line, RFC 4253 §4.2; sshd's own texts are one line.
+/// Largest number of bytes before the identification line, RFC 4253 §4.2; sshd's own texts are one line.
 const BANNER_BYTES_MAX: usize = 4096;
 /// The system resolver blocks a thread and cannot be interrupted: this many threads at most.
 static RESOLVERS: Semaphore = Semaphore::const_new(64);
@@ -79,7 +90,7 @@ pub async fn scan_host_key(host: &str, port: u16, config: &PoolConfig) -> Result
     }
 }
 
-/// Why there is no connection, with the host key that was refused.
+/// Reason why there is no connection, with the host key that was refused.
 struct Shaken {
     error: SshError,
     refused_key: Option<HostKey>,
@@ -150,8 +161,8 @@ fn russh_config(config: &PoolConfig, host_key_order: Vec<Algorithm>) -> client::
             key: Cow::Owned(host_key_order),
             host_key_certificates: Cow::Borrowed(&[]),
             cipher: Cow::Borrowed(CIPHERS),
+            mac: Cow::Borrowed(MACS),
             compression: Cow::Borrowed(COMPRESSION),
-            ..Preferred::DEFAULT
         },
         inactivity_timeout: Some(Duration::from_secs(config.inactivity_timeout_s)),
         keepalive_interval: Some(Duration::from_secs(config.keepalive_interval_s)),
@@ -293,11 +304,27 @@ mod tests {
     #[test]
     fn a_pinned_type_is_asked_for_first_and_no_type_is_left_out() {
         let mut rng = rand::rng();
-        let [ed25519, ecdsa] = negotiable_algorithms();
+        let [ed25519, ecdsa, p384, p521] = negotiable_algorithms();
         let key = russh::keys::PrivateKey::random(&mut rng, ecdsa.clone()).unwrap();
         let pin = HostKey::from_public_key(key.public_key()).unwrap();
-        assert_eq!(host_key_order(&[pin]), [ecdsa.clone(), ed25519.clone()]);
-        assert_eq!(host_key_order(&[]), [ed25519, ecdsa]);
+        assert_eq!(host_key_order(&[pin]), [ecdsa.clone(), ed25519.clone(), p384.clone(), p521.clone()]);
+        assert_eq!(host_key_order(&[]), [ed25519, ecdsa, p384, p521]);
+    }
+
+    #[test]
+    fn what_is_offered_is_what_the_domain_says() {
+        use orion_domain::ssh_algorithms as told;
+        let kex: Vec<&str> = KEX.iter().map(AsRef::as_ref).filter(|name| !is_extension(name)).collect();
+        assert_eq!(kex, told::KEX);
+        assert_eq!(CIPHERS.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), told::CIPHERS);
+        assert_eq!(MACS.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), told::MACS);
+        let keys: Vec<String> = negotiable_algorithms().iter().map(ToString::to_string).collect();
+        assert_eq!(keys, told::HOST_KEYS);
+        assert!(ControlCa::generate().public_line().starts_with(told::CA));
+    }
+
+    fn is_extension(name: &str) -> bool {
+        name.starts_with("ext-info") || name.starts_with("kex-strict")
     }
 
     #[tokio::test]
@@ -305,6 +332,6 @@ mod tests {
         let config = PoolConfig::default();
         let error = scan_host_key("no-such-node.invalid", 22, &config).await.unwrap_err();
         assert_eq!(error.stage, Stage::Resolve);
-        assert_eq!(error.verdict(), crate::Verdict::Silent);
+        assert_eq!(error.meaning(), crate::Meaning::Silent);
     }
 }

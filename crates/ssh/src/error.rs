@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// How far it got.
+/// Stage that an operation reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// The name of the node.
@@ -40,10 +40,10 @@ impl fmt::Display for Stage {
     }
 }
 
-/// What happened.
+/// Kind of a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// There is no pooled session for this target.
+    /// Target without a pooled session.
     NoSession,
     /// The target has no pinned host key: nothing is dialled.
     NoPinnedKey,
@@ -53,7 +53,7 @@ pub enum Kind {
     Refused,
     /// The network says that there is no way to the node.
     Unreachable,
-    /// No answer within the stage's limit. At [`Stage::Exec`] the command may have run.
+    /// Expiry of the stage's limit without an answer. At [`Stage::Exec`] the command may have run.
     TimedOut,
     /// sshd answered that it takes no more connections for now (MaxStartups, penalties): it is alive.
     Throttled,
@@ -72,9 +72,9 @@ pub enum Kind {
     OutcomeUnknown,
     /// The other side speaks something else, or no common algorithm, or refused to start the command.
     Protocol(String),
-    /// This session was dropped on purpose, here.
+    /// Intentional drop of the session by this side.
     Dropped,
-    /// No free place within the limit: too many dials, or too many commands on this node.
+    /// Lack of a free place within the limit: too many dials, or too many commands on this node.
     Busy,
     /// A fault of this process or machine (descriptors, memory, own network), not of the node.
     Local(String),
@@ -92,7 +92,10 @@ impl fmt::Display for Kind {
             Self::Throttled => f.write_str("sshd is throttling new connections"),
             Self::Closed => f.write_str("the connection was closed"),
             Self::HostKeyMismatch { seen } => write!(f, "the host key {seen} is not the pinned one"),
-            Self::AuthRejected => f.write_str("the node refused the control plane's certificate"),
+            Self::AuthRejected => f.write_str(
+                "the node refused the control plane's certificate (its authority, PermitRootLogin, \
+                 CASignatureAlgorithms, or a clock that is off: `orion-agent check` there says which)",
+            ),
             Self::ChannelRefused(reason) => write!(f, "sshd refused a channel: {reason}"),
             Self::OutcomeUnknown => f.write_str("the connection ended before the exit status"),
             Self::Protocol(detail) => write!(f, "protocol error: {detail}"),
@@ -103,29 +106,54 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What an error says about the node; the scheduler decides what follows.
+/// The meaning of an error for its node: [`SshError::meaning`] is the one table of it. The scheduler decides what
+/// follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verdict {
-    /// Something answered, fast, that sshd is not there (refused, closed, unreachable).
+pub enum Meaning {
+    /// The machine's kernel answers, and no sshd does (refused, closed).
     Gone,
-    /// Nothing answered in time.
+    /// Absence of any answer.
     Silent,
-    /// sshd answered that it takes no more connections for now. Wait 15 s or more before the next dial.
-    AliveThrottled,
-    /// Something lives there and does not work with us (login refused, protocol error).
+    /// sshd answers and takes no more connections or channels for now: alive. Wait 15 s or more before the next dial.
+    Throttled,
+    /// Server that answers but does not let the control plane in (login refused, protocol error, no key to
+    /// trust).
     Sick,
-    /// Another host key: re-installed or impersonated. Quarantine; never "dead".
-    Mismatch,
-    /// Says nothing about the node: own faults, an unknown outcome, no session.
-    Unknown,
+    /// Host key that differs: the node was re-installed or is impersonated. A case for quarantine.
+    WrongKey,
+    /// Fault or limit of this side, which says nothing about the node.
+    Nothing,
+}
+
+impl Meaning {
+    /// The word in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Silent => "silent",
+            Self::Throttled => "throttled",
+            Self::Sick => "sick",
+            Self::WrongKey => "mismatch",
+            Self::Nothing => "unknown",
+        }
+    }
+
+    /// Returns whether the node itself answered; none where the error says nothing about it.
+    pub const fn node_answers(self) -> Option<bool> {
+        match self {
+            Self::Throttled | Self::Sick => Some(true),
+            Self::Gone | Self::Silent | Self::WrongKey => Some(false),
+            Self::Nothing => None,
+        }
+    }
 }
 
 /// A failure of one operation on one node. `Display` does not repeat the source.
 #[derive(Debug, Clone)]
 pub struct SshError {
-    /// How far it got.
+    /// Stage that the operation reached.
     pub stage: Stage,
-    /// What happened.
+    /// Kind of the failure.
     pub kind: Kind,
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
@@ -153,20 +181,15 @@ impl SshError {
         self
     }
 
-    /// What this says about the node.
-    pub fn verdict(&self) -> Verdict {
+    /// Returns what this says about the node.
+    pub const fn meaning(&self) -> Meaning {
         match &self.kind {
-            Kind::Refused | Kind::Unreachable | Kind::Closed => Verdict::Gone,
-            Kind::TimedOut | Kind::NotResolved => Verdict::Silent,
-            Kind::Throttled => Verdict::AliveThrottled,
-            Kind::AuthRejected | Kind::ChannelRefused(_) | Kind::Protocol(_) => Verdict::Sick,
-            Kind::HostKeyMismatch { .. } => Verdict::Mismatch,
-            Kind::NoSession
-            | Kind::NoPinnedKey
-            | Kind::OutcomeUnknown
-            | Kind::Dropped
-            | Kind::Busy
-            | Kind::Local(_) => Verdict::Unknown,
+            Kind::Refused | Kind::Closed => Meaning::Gone,
+            Kind::Unreachable | Kind::TimedOut | Kind::NotResolved | Kind::OutcomeUnknown => Meaning::Silent,
+            Kind::Throttled | Kind::ChannelRefused(_) => Meaning::Throttled,
+            Kind::AuthRejected | Kind::Protocol(_) | Kind::NoPinnedKey => Meaning::Sick,
+            Kind::HostKeyMismatch { .. } => Meaning::WrongKey,
+            Kind::Busy | Kind::Dropped | Kind::NoSession | Kind::Local(_) => Meaning::Nothing,
         }
     }
 
@@ -174,6 +197,17 @@ impl SshError {
     pub fn may_have_run(&self) -> bool {
         self.stage == Stage::Exec
             && matches!(self.kind, Kind::TimedOut | Kind::OutcomeUnknown | Kind::Dropped | Kind::Local(_))
+    }
+
+    /// True when sshd answered that it does not open this channel. To a socket: nobody listens there, or forwarding is
+    /// shut by the site; sshd does not say which.
+    pub fn is_channel_refused(&self) -> bool {
+        matches!(self.kind, Kind::ChannelRefused(_))
+    }
+
+    /// True when sshd answered that it may not forward to that end.
+    pub fn is_forwarding_shut(&self) -> bool {
+        matches!(&self.kind, Kind::ChannelRefused(reason) if reason == "AdministrativelyProhibited")
     }
 
     /// An error of a socket at this stage.
@@ -220,6 +254,13 @@ impl SshError {
             russh::Error::Join(error) => {
                 return Self::new(stage, Kind::Local("the session task failed".into())).with_source(error);
             }
+            russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, ref theirs, .. } => {
+                Kind::Protocol(format!(
+                    "the node has no host key of a type that the control plane verifies (it has {}); make one there: \
+                 ssh-keygen -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key",
+                    theirs.join(", ")
+                ))
+            }
             ref other => Kind::Protocol(other.to_string()),
         };
         Self::new(stage, kind).with_source(error)
@@ -231,22 +272,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_verdict_follows_the_kind() {
-        let of = |kind| SshError::new(Stage::Connect, kind).verdict();
-        assert_eq!(of(Kind::Refused), Verdict::Gone);
-        assert_eq!(of(Kind::TimedOut), Verdict::Silent);
-        assert_eq!(of(Kind::Throttled), Verdict::AliveThrottled);
-        assert_eq!(of(Kind::AuthRejected), Verdict::Sick);
-        assert_eq!(of(Kind::HostKeyMismatch { seen: "SHA256:x".into() }), Verdict::Mismatch);
-        assert_eq!(of(Kind::OutcomeUnknown), Verdict::Unknown);
-        assert_eq!(of(Kind::Local("too many open files".into())), Verdict::Unknown);
+    fn each_kind_of_error_has_one_meaning_and_only_silence_and_refusal_say_that_the_node_is_gone() {
+        let text = || "x".to_owned();
+        for (kind, meaning, answers) in [
+            (Kind::Refused, Meaning::Gone, Some(false)),
+            (Kind::Closed, Meaning::Gone, Some(false)),
+            (Kind::Unreachable, Meaning::Silent, Some(false)),
+            (Kind::TimedOut, Meaning::Silent, Some(false)),
+            (Kind::NotResolved, Meaning::Silent, Some(false)),
+            (Kind::OutcomeUnknown, Meaning::Silent, Some(false)),
+            (Kind::Throttled, Meaning::Throttled, Some(true)),
+            (Kind::ChannelRefused(text()), Meaning::Throttled, Some(true)),
+            (Kind::AuthRejected, Meaning::Sick, Some(true)),
+            (Kind::Protocol(text()), Meaning::Sick, Some(true)),
+            (Kind::NoPinnedKey, Meaning::Sick, Some(true)),
+            (Kind::HostKeyMismatch { seen: text() }, Meaning::WrongKey, Some(false)),
+            (Kind::Busy, Meaning::Nothing, None),
+            (Kind::Dropped, Meaning::Nothing, None),
+            (Kind::NoSession, Meaning::Nothing, None),
+            (Kind::Local("too many open files".into()), Meaning::Nothing, None),
+        ] {
+            let of = SshError::new(Stage::Connect, kind.clone()).meaning();
+            assert_eq!((of, of.node_answers()), (meaning, answers), "{kind:?}");
+        }
     }
 
     #[test]
     fn running_out_of_descriptors_is_our_fault_and_not_the_nodes() {
         let error = SshError::from_io(Stage::Connect, std::io::Error::from_raw_os_error(24));
         assert!(matches!(error.kind, Kind::Local(_)), "{error:?}");
-        assert_eq!(error.verdict(), Verdict::Unknown);
+        assert_eq!(error.meaning(), Meaning::Nothing);
     }
 
     #[test]

@@ -14,12 +14,12 @@ use crate::error::{Kind, SshError, Stage};
 /// A command to run. `Debug` shows neither the command's input nor its length in secrets, only a byte count.
 #[derive(Clone)]
 pub struct ExecRequest {
-    /// What the login shell of root is given. Visible to every user of the node: no secrets.
+    /// Command for the login shell of root. Visible to every user of the node: no secrets.
     pub command: String,
     /// The command's standard input, then end of file. Zeroized on drop.
     pub stdin: Vec<u8>,
-    /// For the place on the node, the channel and the command together; a dial that is needed first has its own
-    /// limits. What still runs on the node after that goes on: wrap the command in `timeout -k`.
+    /// Limit for the place on the node, the channel and the command together; a dial that is needed first has
+    /// its own limits. A command that still runs on the node after that continues: wrap it in `timeout -k`.
     pub timeout: Duration,
     /// Bound on each of stdout and stderr, in bytes; what comes after it is read and thrown away.
     pub output_max_bytes: usize,
@@ -54,7 +54,7 @@ impl fmt::Debug for ExecRequest {
     }
 }
 
-/// What a command left behind.
+/// Result of a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecOutput {
     /// The exit status; 128 + number where a signal ended it (255 for one without a number here).
@@ -63,9 +63,9 @@ pub struct ExecOutput {
     pub stdout: Vec<u8>,
     /// Standard error, at most `output_max_bytes`.
     pub stderr: Vec<u8>,
-    /// More came on stdout than was kept.
+    /// Whether more came on stdout than was kept.
     pub stdout_truncated: bool,
-    /// More came on stderr than was kept.
+    /// Whether more came on stderr than was kept.
     pub stderr_truncated: bool,
     /// The command ended but something it left in the background holds its output open; what that writes is lost.
     pub output_left_open: bool,
@@ -78,8 +78,12 @@ impl ExecOutput {
     }
 }
 
-/// How long a goodbye on the channel may take: it only queues a message.
+/// Time limit of closing the channel, which only queues a message.
 const CLOSE_LIMIT: Duration = Duration::from_millis(100);
+
+/// Input is sent in pieces of this size: russh keeps buffers as large as what it ever had to send at once, for as long as
+/// the session lives.
+const PIECE_BYTES: usize = 4 * 1024;
 
 /// Sends the input and reads to the end. The command was already sent on `channel`.
 pub(crate) async fn follow(
@@ -93,8 +97,13 @@ pub(crate) async fn follow(
     let (mut read, write) = channel.split();
     // Input and output at once: a command that writes before it has read all would block both sides.
     let writing = async {
-        if !stdin.is_empty() {
-            write.data_bytes(Bytes::from_owner(stdin)).await?;
+        let mut rest = Bytes::from_owner(stdin);
+        while !rest.is_empty() {
+            write.data_bytes(rest.split_to(rest.len().min(PIECE_BYTES))).await?;
+            if !rest.is_empty() {
+                // So that the session's task sends the piece before it takes the next one.
+                tokio::task::yield_now().await;
+            }
         }
         write.eof().await
     };
@@ -172,7 +181,7 @@ fn keep(kept: &mut Vec<u8>, truncated: &mut bool, data: &[u8], max: usize) {
     kept.extend_from_slice(data.get(..room).unwrap_or(data));
 }
 
-/// As a shell reports it.
+/// Returns the exit status that a shell reports for the signal.
 fn signal_status(signal: &Sig) -> u32 {
     let number = match signal {
         Sig::HUP => 1,

@@ -4,25 +4,29 @@ use std::sync::{Arc, OnceLock};
 
 use russh::Channel;
 use russh::client::{self, ChannelOpenHandle, DisconnectReason, Msg, Session};
-use russh::keys::PublicKeyOrCertificate;
+use russh::keys::{PublicKey, PublicKeyOrCertificate};
 use tokio_util::sync::DropGuard;
 
 use crate::host_key::HostKey;
 
-/// Which host keys are taken.
+/// Host keys that are accepted.
 pub(crate) enum Trust {
     /// One of these, compared as whole keys.
     Pinned(Vec<HostKey>),
-    /// None: look at it and hang up.
+    /// No host key: the server's key is recorded and the connection closed.
     LookOnly,
 }
 
-/// What the handler tells the dial; it stays readable after the session's task ended.
+/// Data that the handler passes to the dial; stays readable after the session's task ended.
 #[derive(Default)]
 pub(crate) struct Seen {
     /// The host key that was refused, or looked at.
     pub(crate) refused_key: OnceLock<HostKey>,
-    /// Why the session ended, in russh's words.
+    /// The host key that let the session in.
+    pub(crate) shown_key: OnceLock<HostKey>,
+    /// The host keys that the server says it has; it has proved none of them by that.
+    pub(crate) announced_keys: OnceLock<Vec<PublicKey>>,
+    /// Reason for the end of the session, in russh's words.
     pub(crate) end: OnceLock<String>,
 }
 
@@ -53,10 +57,21 @@ impl client::Handler for NodeHandler {
         if let Trust::Pinned(pins) = &self.trust
             && pins.contains(&key)
         {
+            // Key exchanges of a session show the same one again.
+            let _ = self.seen.shown_key.set(key);
             return Ok(true);
         }
         let _ = self.seen.refused_key.set(key);
         Ok(false)
+    }
+
+    async fn openssh_ext_host_keys_announced(
+        &mut self,
+        keys: Vec<PublicKey>,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let _ = self.seen.announced_keys.set(keys);
+        Ok(())
     }
 
     async fn disconnected(&mut self, reason: DisconnectReason<Self::Error>) -> Result<(), Self::Error> {

@@ -14,10 +14,10 @@ pub struct HostKey {
     algorithm: Algorithm,
 }
 
-/// Why a text is not a host key.
+/// Reason why a text is not a host key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HostKeyError {
-    /// Not `type base64 [comment]` on one line.
+    /// Text that is not `type base64 [comment]` on one line.
     #[error("not an OpenSSH public key")]
     Malformed,
     /// A certificate or a type that this crate does not know.
@@ -42,7 +42,7 @@ impl HostKey {
         self.fingerprint.clone()
     }
 
-    /// True for the types that a dial offers to the server: ed25519 and ECDSA P-256. A node that has no host
+    /// True for the types that a dial offers to the server: ed25519 and ECDSA (RSA is not). A node that has no host
     /// key of these types cannot be reached.
     pub fn is_negotiable(&self) -> bool {
         negotiable_algorithms().contains(&self.algorithm)
@@ -54,8 +54,13 @@ impl HostKey {
 }
 
 /// The host key types that a dial offers, the preferred one first.
-pub(crate) fn negotiable_algorithms() -> [Algorithm; 2] {
-    [Algorithm::Ed25519, Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 }]
+pub(crate) fn negotiable_algorithms() -> [Algorithm; 4] {
+    [
+        Algorithm::Ed25519,
+        Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 },
+        Algorithm::Ecdsa { curve: EcdsaCurve::NistP384 },
+        Algorithm::Ecdsa { curve: EcdsaCurve::NistP521 },
+    ]
 }
 
 impl FromStr for HostKey {
@@ -96,7 +101,7 @@ pub struct Target {
     pub host_keys: Vec<HostKey>,
 }
 
-/// What a pooled session was made for: the address and the pins, in an order of their own.
+/// Address and pinned host keys that a pooled session was made for, the keys in a fixed order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     host: String,
@@ -110,6 +115,14 @@ impl Identity {
         host_keys.sort();
         host_keys.dedup();
         Self { host: target.host.clone(), port: target.port, host_keys }
+    }
+
+    pub(crate) fn is_at(&self, other: &Self) -> bool {
+        (&self.host, self.port) == (&other.host, other.port)
+    }
+
+    pub(crate) fn pins(&self, key: &HostKey) -> bool {
+        self.host_keys.contains(key)
     }
 }
 

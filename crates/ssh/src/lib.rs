@@ -5,7 +5,7 @@
 //! and an error type that says which stage failed and what that says about the node.
 //!
 //! Does not live here: SQL, leases, playbooks, retry and back-off policy, and the decision that
-//! a node is dead. This crate reports evidence ([`Verdict`]); the scheduler decides.
+//! a node is dead. This crate reports evidence ([`Meaning`]); the scheduler decides.
 //!
 //! Rules that the whole crate keeps:
 //! - Each stage of a dial (resolve and connect, banner, key exchange, authentication) has its own limit.
@@ -23,12 +23,14 @@ mod handler;
 mod host_key;
 mod pool;
 mod session;
+mod stream;
 mod wire;
 
 pub use config::{PoolConfig, wall_clock_unix_s};
 pub use control_ca::{CaError, ControlCa};
 pub use dial::scan_host_key;
-pub use error::{Kind, SshError, Stage, Verdict};
+pub use error::{Kind, Meaning, SshError, Stage};
 pub use exec::{ExecOutput, ExecRequest};
 pub use host_key::{HostKey, HostKeyError, Target};
 pub use pool::Pool;
+pub use stream::{Endpoint, NodeStream};

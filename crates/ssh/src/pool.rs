@@ -21,8 +21,9 @@ use crate::control_ca::ControlCa;
 use crate::dial::dial;
 use crate::error::{Kind, SshError, Stage};
 use crate::exec::{ExecOutput, ExecRequest, follow};
-use crate::host_key::{Identity, Target};
+use crate::host_key::{HostKey, Identity, Target};
 use crate::session::Session;
+use crate::stream::{Endpoint, NodeStream};
 
 const HANG_UP_LIMIT: Duration = Duration::from_millis(250);
 
@@ -45,6 +46,8 @@ struct Shared {
 
 struct Node {
     channels: Arc<Semaphore>,
+    own_streams: Arc<Semaphore>,
+    own_dials: Arc<Semaphore>,
     state: State,
 }
 
@@ -108,6 +111,37 @@ impl Pool {
         }
     }
 
+    /// Opens a byte stream to a Unix socket or a command of the node on the pooled session, dialling first if need be. It
+    /// has to be read: what arrives is taken in up to [`PoolConfig::unread_max_bytes`], and then the stream ends with an
+    /// error, since a channel that is not read stalls the whole session.
+    ///
+    /// # Errors
+    /// What failed, at which stage. [`SshError::is_channel_refused`]: the session is fine, and the endpoint is not.
+    pub async fn open_stream(
+        &self,
+        target: &Target,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<NodeStream, SshError> {
+        let (shared, target, endpoint) = (Arc::clone(&self.shared), target.clone(), endpoint.clone());
+        detached(async move { shared.open_stream(&target, &endpoint, limit).await }).await
+    }
+
+    /// Opens a byte stream on a session of its own, which ends with the stream. It may be read as slowly as its reader
+    /// likes: the node is slowed down by that, and no other stream.
+    ///
+    /// # Errors
+    /// What failed, at which stage; [`Kind::Busy`] beyond [`PoolConfig::own_streams_per_node_max`].
+    pub async fn open_own_stream(
+        &self,
+        target: &Target,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<NodeStream, SshError> {
+        let (shared, target, endpoint) = (Arc::clone(&self.shared), target.clone(), endpoint.clone());
+        detached(async move { shared.open_own_stream(&target, &endpoint, limit).await }).await
+    }
+
     /// One request with a reply on the pooled session. Never dials and never drops the session: a short network cut
     /// heals by itself, and what silence means is the caller's decision.
     ///
@@ -120,6 +154,18 @@ impl Pool {
                 self.shared.hear(target.node_id, &answer);
                 answer
             }
+            None => Err(SshError::new(Stage::Keepalive, Kind::NoSession)),
+        }
+    }
+
+    /// The host keys beside the pinned ones that the server of the node's pooled session proved to have. Never dials.
+    /// Empty where it announces none.
+    ///
+    /// # Errors
+    /// Those of [`Self::keepalive`].
+    pub async fn further_keys(&self, target: &Target) -> Result<Vec<HostKey>, SshError> {
+        match self.shared.open_session(target) {
+            Some(session) => session.further_keys(&target.host_keys, self.shared.config.auth_timeout()).await,
             None => Err(SshError::new(Stage::Keepalive, Kind::NoSession)),
         }
     }
@@ -167,8 +213,8 @@ impl Pool {
         old.end();
     }
 
-    /// Lets go of the node's pooled session: commands that run on it finish, and it ends with the last of them. A
-    /// dial under way is given up.
+    /// Releases the node's pooled session: commands that run on it finish, and the session ends with the last
+    /// of them. A dial under way is given up.
     pub fn let_go(&self, node_id: i64) {
         let mut nodes = self.shared.lock();
         let Some(node) = nodes.get_mut(&node_id) else { return };
@@ -188,6 +234,18 @@ impl Pool {
     }
 }
 
+/// Runs to its end whether the caller waits or not: a channel that is opened for a caller who left is closed again.
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, SshError>> + Send + 'static,
+) -> Result<T, SshError> {
+    match tokio::spawn(work.in_current_span()).await {
+        Ok(result) => result,
+        Err(error) => {
+            Err(SshError::new(Stage::Open, Kind::Local("the task failed".into())).with_source(error))
+        }
+    }
+}
+
 impl State {
     fn end(self) {
         match self {
@@ -203,6 +261,8 @@ fn tidy(nodes: &mut HashMap<i64, Node>, node_id: i64) {
     if let Some(node) = nodes.get(&node_id)
         && matches!(node.state, State::Empty)
         && Arc::strong_count(&node.channels) == 1
+        && Arc::strong_count(&node.own_streams) == 1
+        && Arc::strong_count(&node.own_dials) == 1
     {
         nodes.remove(&node_id);
     }
@@ -217,6 +277,8 @@ impl Shared {
     fn node<'a>(&self, nodes: &'a mut HashMap<i64, Node>, node_id: i64) -> &'a mut Node {
         nodes.entry(node_id).or_insert_with(|| Node {
             channels: Arc::new(Semaphore::new(self.config.channels_per_node_max.max(1))),
+            own_streams: Arc::new(Semaphore::new(self.config.own_streams_per_node_max)),
+            own_dials: Arc::new(Semaphore::new(self.config.own_dials_per_node_max.max(1))),
             state: State::Empty,
         })
     }
@@ -231,7 +293,9 @@ impl Shared {
     fn open_session(&self, target: &Target) -> Option<Arc<Session>> {
         let wanted = Identity::of(target);
         match &self.lock().get(&target.node_id)?.state {
-            State::Open { identity, session } if *identity == wanted && !session.is_closed() => {
+            State::Open { identity, session }
+                if session.is_with(identity, &wanted) && !session.is_closed() =>
+            {
                 Some(Arc::clone(session))
             }
             State::Open { .. } | State::Dialling { .. } | State::Empty => None,
@@ -275,7 +339,8 @@ impl Shared {
         let Ok(Ok(_permit)) = waiting.await else {
             return Err(SshError::new(Stage::Connect, Kind::Busy));
         };
-        let dialled = dial(target, &self.config, &self.ca).await;
+        // Large, and made only now: thousands of dials may wait for a place.
+        let dialled = Box::pin(dial(target, &self.config, &self.ca)).await;
         self.hear(target.node_id, &dialled);
         dialled.map(Session::new)
     }
@@ -304,7 +369,9 @@ impl Shared {
         let mut nodes = self.lock();
         let node = self.node(&mut nodes, target.node_id);
         match &node.state {
-            State::Open { identity, session } if *identity == wanted && !session.is_closed() => {
+            State::Open { identity, session }
+                if session.is_with(identity, &wanted) && !session.is_closed() =>
+            {
                 return Ok(Arc::clone(session));
             }
             // A sender that is gone without a result: its task failed; dial anew.
@@ -398,6 +465,53 @@ impl Shared {
         tidy(&mut nodes, node_id);
         drop(nodes);
         drop(old);
+    }
+
+    async fn open_stream(
+        self: &Arc<Self>,
+        target: &Target,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<NodeStream, SshError> {
+        match endpoint {
+            Endpoint::Socket(_) | Endpoint::Tcp(..) => {}
+            // sshd counts the commands of a session (`MaxSessions`), and not its sockets.
+            Endpoint::Command(_) => return self.open_own_stream(target, endpoint, limit).await,
+        }
+        let mut first = true;
+        loop {
+            let session = self.session(target).await?;
+            match session.open(endpoint, limit).await {
+                Ok(channel) => {
+                    return Ok(NodeStream::pumped(channel, session, self.config.unread_max_bytes));
+                }
+                Err(error) if std::mem::take(&mut first) && error.kind == Kind::Closed => {
+                    debug!(node_id = target.node_id, %error, "stale ssh session, dialling again");
+                    self.forget(target.node_id, &Arc::downgrade(&session));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn open_own_stream(
+        self: &Arc<Self>,
+        target: &Target,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<NodeStream, SshError> {
+        let (places, dials) = {
+            let mut nodes = self.lock();
+            let node = self.node(&mut nodes, target.node_id);
+            (Arc::clone(&node.own_streams), Arc::clone(&node.own_dials))
+        };
+        let busy = || SshError::new(Stage::Open, Kind::Busy);
+        let Ok(place) = places.try_acquire_owned() else { return Err(busy()) };
+        let Ok(Ok(turn)) = timeout(limit, dials.acquire()).await else { return Err(busy()) };
+        let session = self.dial(target).await?;
+        drop(turn);
+        let channel = session.open(endpoint, limit).await?;
+        Ok(NodeStream::direct(channel, Arc::new(session), place))
     }
 
     async fn place(&self, node_id: i64, limit: Duration) -> Result<OwnedSemaphorePermit, SshError> {

@@ -5,12 +5,18 @@ use std::time::Duration;
 
 use russh::Channel;
 use russh::client::{Handle, Msg};
+use russh::keys::PublicKey;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Link;
 use crate::error::{Kind, SshError, Stage};
 use crate::handler::{NodeHandler, Seen};
+use crate::host_key::{HostKey, Identity};
+use crate::stream::Endpoint;
+
+/// Most announced host keys that a server is asked to prove.
+const ANNOUNCED_MAX: usize = 16;
 
 /// A session ends when the last `Arc` of it is dropped, or at once by [`Session::kill`].
 pub(crate) struct Session {
@@ -57,13 +63,53 @@ impl Session {
     /// Cancelling it leaks a channel on the node until the session ends: retire the session then.
     pub(crate) async fn start(&self, command: &str, limit: Duration) -> Result<Channel<Msg>, SshError> {
         let handle = Arc::clone(&self.handle);
-        let mut opening = Box::pin(async move { handle.channel_open_session().await });
-        let channel = match timeout(limit, &mut opening).await {
-            Ok(Ok(channel)) => channel,
-            Ok(Err(error @ russh::Error::ChannelOpenFailure(_))) => {
-                return Err(SshError::from_russh(Stage::Open, error));
+        let opening = Box::pin(async move { handle.channel_open_session().await });
+        let channel = self.opened(opening, limit).await?;
+        match timeout(limit, channel.exec(true, command)).await {
+            Ok(Ok(())) => Ok(channel),
+            Ok(Err(_gone)) => Err(SshError::new(Stage::Open, self.ended())),
+            Err(_elapsed) => {
+                // Not sent, but the open channel can only be closed with its session.
+                self.kill();
+                Err(SshError::new(Stage::Open, Kind::TimedOut))
             }
-            Ok(Err(_gone)) => return Err(SshError::new(Stage::Open, self.ended())),
+        }
+    }
+
+    /// Opens a channel to an end on the node. All errors are of [`Stage::Open`]. For Unix sockets sshd gives the same
+    /// reason where nobody listens and where forwarding is shut.
+    pub(crate) async fn open(&self, endpoint: &Endpoint, limit: Duration) -> Result<Channel<Msg>, SshError> {
+        let handle = Arc::clone(&self.handle);
+        match endpoint {
+            Endpoint::Command(command) => self.start(command, limit).await,
+            Endpoint::Socket(path) => {
+                let path = path.clone();
+                let opening = Box::pin(async move { handle.channel_open_direct_streamlocal(path).await });
+                self.opened(opening, limit).await
+            }
+            Endpoint::Tcp(address, port) => {
+                let (address, port) = (address.to_string(), u32::from(*port));
+                // The origin is only told to sshd's log.
+                let opening =
+                    Box::pin(
+                        async move { handle.channel_open_direct_tcpip(address, port, "127.0.0.1", 0).await },
+                    );
+                self.opened(opening, limit).await
+            }
+        }
+    }
+
+    async fn opened(
+        &self,
+        mut opening: impl Future<Output = Result<Channel<Msg>, russh::Error>> + Send + Unpin + 'static,
+        limit: Duration,
+    ) -> Result<Channel<Msg>, SshError> {
+        match timeout(limit, &mut opening).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error @ russh::Error::ChannelOpenFailure(_))) => {
+                Err(SshError::from_russh(Stage::Open, error))
+            }
+            Ok(Err(_gone)) => Err(SshError::new(Stage::Open, self.ended())),
             Err(_elapsed) => {
                 // The answer may still come, after a network cut: then the channel must not stay open.
                 let closed = self.closed.clone();
@@ -76,15 +122,6 @@ impl Session {
                         }
                     }
                 });
-                return Err(SshError::new(Stage::Open, Kind::TimedOut));
-            }
-        };
-        match timeout(limit, channel.exec(true, command)).await {
-            Ok(Ok(())) => Ok(channel),
-            Ok(Err(_gone)) => Err(SshError::new(Stage::Open, self.ended())),
-            Err(_elapsed) => {
-                // Not sent, but the open channel can only be closed with its session.
-                self.kill();
                 Err(SshError::new(Stage::Open, Kind::TimedOut))
             }
         }
@@ -105,6 +142,42 @@ impl Session {
             Ok(_) if self.is_closed() => error(self.ended()),
             Ok(Ok(_) | Err(russh::Error::RequestDenied)) => Ok(()),
             Ok(Err(_gone)) => error(self.ended()),
+        }
+    }
+
+    /// Whether the session is one with `wanted`: at its address, let in by a key that it pins.
+    pub(crate) fn is_with(&self, identity: &Identity, wanted: &Identity) -> bool {
+        identity.is_at(wanted) && self.seen.shown_key.get().is_some_and(|shown| wanted.pins(shown))
+    }
+
+    /// The host keys other than `known` that the server announced and proved to have, of the types that a dial offers.
+    /// None from a server that announces none.
+    pub(crate) async fn further_keys(
+        &self,
+        known: &[HostKey],
+        limit: Duration,
+    ) -> Result<Vec<HostKey>, SshError> {
+        if self.seen.announced_keys.get().is_none() {
+            // It announces them before it answers anything.
+            self.keepalive(limit).await?;
+        }
+        let mut proved = Vec::new();
+        for announced in self.seen.announced_keys.get().into_iter().flatten().take(ANNOUNCED_MAX) {
+            let Ok(key) = HostKey::from_public_key(announced) else { continue };
+            if key.is_negotiable() && !known.contains(&key) && self.proves(announced, limit).await? {
+                proved.push(key);
+            }
+        }
+        Ok(proved)
+    }
+
+    async fn proves(&self, key: &PublicKey, limit: Duration) -> Result<bool, SshError> {
+        let error = |kind| Err(SshError::new(Stage::Keepalive, kind));
+        match timeout(limit, self.handle.hostkeys_prove(vec![key.clone()])).await {
+            Err(_elapsed) => error(Kind::TimedOut),
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(_)) if self.is_closed() => error(self.ended()),
+            Ok(Err(_not_proved)) => Ok(false),
         }
     }
 

@@ -17,68 +17,61 @@
 //! loses it (unless the `brake` is on), `drain` empties its node, `ending` ends it; `transitions` writes each of
 //! these steps.
 
-mod attempts;
-mod brake;
-mod claims;
-mod db;
-mod deliveries;
-mod doctor;
-mod drain;
-mod ending;
-mod error;
+mod accounts;
+mod admin;
+mod agents;
+mod cluster;
+mod containers;
+mod engine;
 mod events;
-mod forget;
-mod health;
 mod idempotency;
+mod images;
 mod leases;
-mod links;
-mod memory;
-mod migrate;
-mod model;
-mod moves;
 mod nodes;
-mod place;
-mod reconcile;
-mod record;
-mod registration;
-mod restore;
-mod retries;
-mod rows;
-mod second_look;
-mod settings;
-mod stock;
-mod tally;
-mod transitions;
-mod uids;
-mod users;
-mod values;
 mod webhooks;
 
-pub use deliveries::{Delivery, DeliveryClaim, DeliveryState, Tried, WebhookTally};
-pub use doctor::{Examined, HowFar};
-pub use drain::DrainRequest;
-pub use error::{Cas, StoreError};
-pub use events::EventTail;
-pub use memory::{ClaimRenewed, MemoryCompared, NodeMemory, UidRange};
-pub use model::*;
-pub use restore::{AfterRestore, RestoreSettled};
-pub use retries::RetryTally;
-pub use tally::NodeTally;
-pub use webhooks::{NewWebhook, Webhook};
+pub use accounts::{
+    AccountChange, AccountChanged, AccountRow, Accounts, CreateUser, JoinToken, NewInvite, NewUser, Quotas,
+    Role, Standing, User,
+};
+pub use admin::{Admin, AfterRestore, Kept, NodeAudit, NodeTally, Prunable, Pruned, RestoreSettled, Scope};
+pub use agents::{Agents, BootTold, DeclaredDead, Prober, Sighting};
+pub use cluster::{Cluster, PeerProbe, PeerProbeAnswer, Replica, TaskState, TaskStatus};
+pub use containers::{
+    AppTicket, ContainerMade, ContainerNews, ContainerRow, ContainerStanding, Containers, EngineSaid,
+    NewContainer, NodePort, PublishedApp, PublishedPort, Pulled, SilentEngine, Wanted, WantedPorts,
+    new_container_uid,
+};
+pub use engine::{Cas, RetryTally, StoreConfig, StoreError, VISIBLE_WITHIN};
+pub use events::{Event, EventTail, Events, NewEvent};
+pub use idempotency::{IdemNew, IdemRow, IdemState, Idempotency, REPLY_KEPT};
+pub use images::{Images, LoginKept, NewRegistryLogin, RegistryLogin};
+pub use leases::{
+    FirstContainer, Largest, LeaseNodeEntry, LeaseRow, Leases, MoveOutcome, MoveReason, MoveRequest,
+    NO_NODE_IS_FREE, NewAccount, PlaceOutcome, PlaceRequest, Placement, RequestEnd, Room, Start, Step,
+};
+pub use nodes::{
+    ChangesCursor, ClaimRenewed, Compared, DrainRequest, FinishReconcile, Finished, ForgetOutcome,
+    ForgetRequest, Forgotten, GpuRow, HealthChanged, HighWaterCompared, HighWaterMarks, KeysTold,
+    LeaseGlance, ListedNode, NodeClaim, NodeHealthSummary, NodeSummary, Nodes, RegisterNode, RegisterOutcome,
+    SshdSummary, UidRange, Unfinished, two_machines,
+};
+pub use webhooks::{
+    Delivery, DeliveryClaim, DeliveryState, NewWebhook, Tried, Webhook, WebhookTally, Webhooks,
+};
 
-use attempts::transaction;
-use db::Db;
-use orion_domain::Timestamp;
+use engine::Db;
+use leases::{CandidateCache, UidAllocator};
+use orion_domain::{Timestamp, node::Reserved};
 use std::sync::Arc;
-use stock::Stock;
-use uids::UidDesk;
 
 /// The store. Cheap to clone; all clones share the connections.
 #[derive(Clone)]
 pub struct Store {
     db: Db,
-    stock: Arc<Stock>,
-    uids: Arc<UidDesk>,
+    candidates: Arc<CandidateCache>,
+    uids: Arc<UidAllocator>,
+    reserved: Reserved,
 }
 
 impl std::fmt::Debug for Store {
@@ -88,6 +81,13 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
+    /// Keeps this part of each node for the node itself.
+    #[must_use]
+    pub const fn reserving(mut self, reserved: Reserved) -> Self {
+        self.reserved = reserved;
+        self
+    }
+
     /// Connects and brings the schema up to date.
     ///
     /// # Errors
@@ -95,8 +95,9 @@ impl Store {
     /// answers, [`StoreError::Migration`] when the schema is newer than this program or cannot be made.
     pub async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         let db = Db::open(config, true).await?;
-        migrate::run(&db).await?;
-        Ok(Self { db, stock: Arc::default(), uids: Arc::default() })
+        engine::migrate(&db).await?;
+        nodes::keep_proved_ones(&db).await?;
+        Ok(Self { db, candidates: Arc::default(), uids: Arc::default(), reserved: Reserved::default() })
     }
 
     /// Connects to a database that this version has made or brought up to date, and leaves it as it is.
@@ -104,16 +105,13 @@ impl Store {
     /// # Errors
     /// Those of [`Store::open`]; [`StoreError::Migration`] also when the schema is older than this program, or when
     /// there is none. [`StoreError::Config`] for a SQLite file that is not there.
-    pub async fn open_as_it_is(config: &StoreConfig) -> Result<Self, StoreError> {
+    pub async fn open_existing(config: &StoreConfig) -> Result<Self, StoreError> {
         let db = Db::open(config, false).await?;
-        migrate::must_be_current(&db).await?;
-        Ok(Self { db, stock: Arc::default(), uids: Arc::default() })
+        engine::must_be_current(&db).await?;
+        Ok(Self { db, candidates: Arc::default(), uids: Arc::default(), reserved: Reserved::default() })
     }
 
     /// The database's clock, to compare one's own with.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn now(&self) -> Result<Timestamp, StoreError> {
         let row = self.db.one::<(i64,)>(self.clock_sql(), vec![]).await?;
         let micros = row.map(|(micros,)| micros);
@@ -135,13 +133,11 @@ impl Store {
         !self.db.is_maria()
     }
 
-    /// Whether the database works: a transaction and a table read (a Galera node that is not primary answers
-    /// `SELECT 1`, but neither of these).
+    /// Whether the database works: a table is read (a Galera node that is not primary answers `SELECT 1`, but not
+    /// this).
+    /// No transaction is opened: anybody may ask, and SQLite has one writer.
     pub async fn is_healthy(&self) -> bool {
-        let outcome = transaction!(&self.db, |tx| {
-            tx.abandon();
-            tx.one::<(String,)>("SELECT value FROM settings WHERE name = 'next_uid'", vec![]).await
-        });
-        matches!(outcome, Ok(Some(_)))
+        let sql = "SELECT value FROM settings WHERE name = 'next_uid'";
+        matches!(self.db.one::<(String,)>(sql, vec![]).await, Ok(Some(_)))
     }
 }

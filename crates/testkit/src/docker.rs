@@ -4,18 +4,22 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use crate::host::run_or_panic;
-use crate::keeper::Keeper;
+use crate::keeper::DeadlineEnforcer;
 
 /// First two bytes of the /16 of the engine's networks: beside the ranges of [`crate::Workers`].
 const NETWORK: &str = "10.121";
+
+/// Times that the images are made which others are built on.
+const BASE_IMAGES_TRIES: u32 = 3;
 
 /// A running Docker engine of the tests' own. Its images outlive it, in `target/docker`; containers, networks
 /// and volumes do not.
 pub struct Docker {
     environment: Vec<(String, String)>,
-    keeper: Keeper,
+    keeper: DeadlineEnforcer,
 }
 
 impl Docker {
@@ -37,14 +41,21 @@ impl Docker {
         let lock = lock.expect("a lock file in /tmp");
         lock.lock().expect("a file can be locked");
         run_or_panic(&mut engine("--stop")); // what a test process that was killed has left
-        let keeper = Keeper::start(&engine("--stop"), Some(&lock));
+        let keeper = DeadlineEnforcer::start(&engine("--stop"), Some(&lock));
         run_or_panic(&mut engine("--start"));
         // `export NAME=VALUE NAME=VALUE…`, without spaces in them
         let environment = run_or_panic(&mut engine("--env"));
         let settings = environment.split_whitespace().filter_map(|word| word.split_once('='));
         let environment = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let docker = Self { environment, keeper };
-        run_or_panic(&mut docker.command(root().join("docker/base-images.sh")));
+        // Packages come over the network: what is there after a failure stays.
+        for _ in 1..BASE_IMAGES_TRIES {
+            if docker.command(base_images()).status().is_ok_and(|status| status.success()) {
+                return docker;
+            }
+            std::thread::sleep(Duration::from_secs(10));
+        }
+        run_or_panic(&mut docker.command(base_images()));
         docker
     }
 
@@ -95,6 +106,10 @@ fn engine(option: &str) -> Command {
     let mut command = Command::new(root().join("docker/engine.sh"));
     command.arg(option).env("ORION_ENGINE_NET", NETWORK).env_remove("ORION_ENGINE_DIR");
     command
+}
+
+fn base_images() -> PathBuf {
+    root().join("docker/base-images.sh")
 }
 
 /// The repository.

@@ -28,6 +28,17 @@ pub fn random_word() -> String {
     uuid.trim().replace('-', "")
 }
 
+/// Writes a program. By a process that has ended before this returns: a file that this process itself had open for
+/// writing may be `Text file busy`, since another thread's child keeps it open until that child's own program starts.
+///
+/// # Panics
+/// When the file cannot be written.
+pub fn write_program(path: &Path, script: &str) {
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"printf %s "$2" >"$1" && chmod 755 "$1""#, "sh"]).arg(path).arg(script);
+    run_or_panic(&mut command);
+}
+
 fn random_number() -> u64 {
     u64::from_str_radix(&random_word()[16..], 16).expect("hexadecimal digits")
 }
@@ -51,7 +62,7 @@ pub(crate) fn output_or_panic(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"))
 }
 
-/// What a program said on both streams.
+/// Returns what a program wrote to both streams.
 pub(crate) fn messages(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

@@ -8,11 +8,11 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
 /// Runs a command when the test process ends without having called [`Keeper::dismiss`].
-pub(crate) struct Keeper {
+pub(crate) struct DeadlineEnforcer {
     child: Child,
 }
 
-impl Keeper {
+impl DeadlineEnforcer {
     /// `cleanup` is the command; `held` (an open, locked file) stays open, and so locked, until the command
     /// is done.
     pub(crate) fn start(cleanup: &Command, held: Option<&File>) -> Self {

@@ -54,7 +54,7 @@ impl KeyPair {
         &self.public_line
     }
 
-    /// Lets `authority` sign this key as a user certificate and puts it where `ssh` finds it by itself.
+    /// Signs this key with `authority` as a user certificate and puts it where `ssh` finds it by itself.
     /// `principals` are separated by commas; `validity` is in `ssh-keygen -V` form, for example `-1m:+10m`.
     ///
     /// # Panics

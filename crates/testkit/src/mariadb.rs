@@ -12,7 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::host::{free_port, random_word, require_program, run_or_panic};
-use crate::keeper::Keeper;
+use crate::keeper::DeadlineEnforcer;
 use crate::wait::wait_until_blocking;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ pub struct MariaDb {
     port: u16,
     password: String,
     server: Mutex<Option<Child>>,
-    keeper: Keeper,
+    keeper: DeadlineEnforcer,
 }
 
 /// One database of a [`MariaDb`], with its own name.
@@ -69,7 +69,7 @@ impl MariaDb {
              GRANT ALL ON *.* TO orion@'127.0.0.1';\n"
         );
         fs::write(root.path().join("accounts.sql"), accounts).expect("own directory");
-        let keeper = Keeper::start(&cleanup(root.path()), None);
+        let keeper = DeadlineEnforcer::start(&cleanup(root.path()), None);
         let server = Self { root, port: free_port(), password, server: Mutex::new(None), keeper };
         server.start_again();
         server

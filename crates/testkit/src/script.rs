@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::host::run_or_panic;
 
-/// What the workers' `orion-agent` is told.
+/// Settings of the workers' `orion-agent`.
 #[derive(Clone, Debug)]
 pub struct Agent {
     binary: PathBuf,
@@ -45,43 +45,90 @@ impl Agent {
     }
 }
 
-/// What the caller's own environment must not decide.
-const FOREIGN_SETTINGS: [&str; 10] = [
+/// Kind of system that a worker runs (`launch_workers/kinds.sh`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Debian's defaults.
+    #[default]
+    Debian,
+    /// sshd, login.defs, umask and mounts after a hardening guide; /home is btrfs with a qgroup limit.
+    Hardened,
+    /// A root of BusyBox's tools, sshd without PAM.
+    BusyBox,
+    /// systemd is PID 1, with logind, user managers and a journal.
+    Systemd,
+    /// Holds accounts, ids, processes and files that are not Orion's, in the range of Orion's uids.
+    Foreign,
+}
+
+impl Kind {
+    /// The word for `launch_workers.sh --kind`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Debian => "debian",
+            Self::Hardened => "hardened",
+            Self::BusyBox => "busybox",
+            Self::Systemd => "systemd",
+            Self::Foreign => "foreign",
+        }
+    }
+}
+
+/// Variables that must not be taken from the caller's environment.
+const FOREIGN_SETTINGS: [&str; 14] = [
     "API_ENDPOINT",
     "MY_HOST_PORT",
+    "NSW_IMAGES_SIZE",
     "NSW_SIZE",
     "ORION_AGENT",
     "ORION_API_CA",
+    "ORION_BUSYBOX",
     "ORION_JOIN_TOKEN",
     "ORION_JOIN_TOKEN_FILE",
     "ORION_REFUSED_RETRY_S",
+    "ORION_WORKERS_KIND",
+    "ORION_WORKERS_REGISTRY",
     "ORION_WORKER_TAGS",
     "RUST_LOG",
 ];
 
-/// How `launch_workers.sh` is called for one set.
+/// Arguments and environment of `launch_workers.sh` for one set.
 pub(crate) struct Script {
     path: PathBuf,
     pub(crate) number: u8,
     directory: PathBuf,
     agent: Option<Agent>,
+    kind: Kind,
+    has_engines: bool,
 }
 
 impl Script {
-    pub(crate) fn new(number: u8, agent: Option<Agent>) -> Self {
+    /// `kind` is what new workers become.
+    pub(crate) fn new(number: u8, agent: Option<Agent>, kind: Kind, has_engines: bool) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../launch_workers.sh");
         let path = path.canonicalize().expect("launch_workers.sh is at the root of the repository");
-        Self { path, number, directory: format!("/var/tmp/orion-testkit-{number}").into(), agent }
+        Self {
+            path,
+            number,
+            directory: format!("/var/tmp/orion-testkit-{number}").into(),
+            agent,
+            kind,
+            has_engines,
+        }
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.path);
         command
-            .args(["--engine", "namespace"])
+            .args(["--engine", "namespace", "--kind", self.kind.as_str()])
             .env("ORION_WORKERS_DIR", &self.directory)
             .env("ORION_WORKERS_BRIDGE", self.bridge())
             .env("ORION_WORKERS_NET", format!("10.{}", self.number))
             .env("ORION_WORKERS_PREFIX", format!("t{}-w", self.number));
+        if self.has_engines {
+            command.arg("--containers");
+        }
         for name in FOREIGN_SETTINGS {
             command.env_remove(name);
         }
@@ -104,7 +151,7 @@ impl Script {
         run_or_panic(&mut self.command(arguments))
     }
 
-    /// Where the set's logs and disks are.
+    /// Returns the directory of the set's logs and disks.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }

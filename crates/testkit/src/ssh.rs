@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -13,10 +12,14 @@ use tokio::process::Command;
 
 use crate::host::require_program;
 
+/// Shows ssh the password. Not a file that a test writes: whoever runs a program that was written a moment ago may
+/// hear `Text file busy`, since a process that is just being started by another thread still has it open.
+const ASKPASS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/askpass.sh");
+
 /// A node's sshd and the one host key it must show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SshAddress {
-    /// Where sshd listens.
+    /// Address and port on which sshd listens.
     pub socket: SocketAddr,
     /// `ssh-ed25519 AAAA…`, without a comment.
     pub host_key: String,
@@ -41,14 +44,14 @@ impl SshAddress {
     }
 }
 
-/// Why a login or its command did not succeed; each carries what the client printed.
+/// Reason for the failure of a login or its command, with the client's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoginError {
     /// The node answered and does not let this user in with this password or key.
     Refused(String),
     /// The node shows another host key than the pinned one.
     HostKeyChanged(String),
-    /// Nothing answers there, or nothing that speaks SSH within the time limit.
+    /// No answer, or none in SSH within the time limit.
     Unreachable(String),
     /// The connection was made and then closed by the node: before the login, or during the command.
     Closed(String),
@@ -59,7 +62,7 @@ pub enum LoginError {
         /// Standard output and standard error.
         output: String,
     },
-    /// Something else; look at the text.
+    /// Any other failure, described by the text.
     Other(String),
 }
 
@@ -99,7 +102,7 @@ pub struct SshClient {
     user: String,
     credential: Credential,
     connect_timeout: Duration,
-    /// known_hosts, the password's file, the script that shows it to ssh.
+    /// known_hosts, the password's file.
     directory: TempDir,
 }
 
@@ -127,10 +130,7 @@ impl SshClient {
         let directory = tempfile::tempdir().expect("a temporary directory");
         fs::write(directory.path().join("known_hosts"), address.known_hosts_line()).expect("own directory");
         if let Credential::Password(password) = &credential {
-            let askpass = directory.path().join("askpass");
             fs::write(directory.path().join("password"), format!("{password}\n")).expect("own directory");
-            fs::write(&askpass, "#!/bin/sh\nexec cat \"${0%/*}/password\"\n").expect("own directory");
-            fs::set_permissions(&askpass, fs::Permissions::from_mode(0o700)).expect("own directory");
         }
         Self {
             address,
@@ -203,15 +203,16 @@ impl SshClient {
             .args(["-o", "PreferredAuthentications=password", "-o", "PubkeyAuthentication=no"])
             .args(["-o", "NumberOfPasswordPrompts=1", "-o", "StrictHostKeyChecking=yes"])
             .args(["-o", "GlobalKnownHostsFile=/dev/null", "-o", "UpdateHostKeys=no"])
-            .args(["-o", "KexAlgorithms=curve25519-sha256"])
+            .args(["-o", "KexAlgorithms=^curve25519-sha256"])
             .arg("-o")
             .arg(format!("UserKnownHostsFile={}", directory.join("known_hosts").display()))
             .arg("-o")
             .arg(format!("ConnectTimeout={}", self.connect_timeout.as_secs().max(1)))
             .args(["-l", &self.user, "-p", &self.address.socket.port().to_string()])
             .args([&self.address.socket.ip().to_string(), "--", remote_command])
-            .env("SSH_ASKPASS", directory.join("askpass"))
+            .env("SSH_ASKPASS", ASKPASS)
             .env("SSH_ASKPASS_REQUIRE", "force")
+            .env("ORION_TEST_PASSWORD_FILE", directory.join("password"))
             .env_remove("SSH_AUTH_SOCK")
             .stdin(Stdio::null())
             .kill_on_drop(true);

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What one look at the world may answer: `Option<T>`, or `Result<T, E>` where `E` is what was seen instead
-/// and appears in the panic message.
+/// Outcome of one try: `Option<T>`, or `Result<T, E>` where `E` is what was seen instead and appears in
+/// the panic message.
 pub trait Attempt {
-    /// What is waited for.
+    /// Value that is waited for.
     type Found;
     /// `Ok` when it is there, otherwise a description of what was seen.
     fn outcome(self) -> Result<Self::Found, String>;

@@ -3,14 +3,26 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::host::{messages, output_or_panic};
+use crate::host::{messages, output_or_panic, run_or_panic};
 use crate::script::Script;
 use crate::ssh::SshAddress;
 use crate::wait::wait_until_blocking;
+
+/// Processes that stand still until this is dropped ([`Worker::freeze_processes`]).
+pub struct FrozenProcesses {
+    cgroup: PathBuf,
+}
+
+impl Drop for FrozenProcesses {
+    fn drop(&mut self) {
+        // Gone already where the worker is.
+        drop(fs::write(self.cgroup.join("freezer.state"), "THAWED"));
+    }
+}
 
 /// One worker. A clone means the same worker; it is gone when its [`crate::Workers`] is.
 #[derive(Clone)]
@@ -21,25 +33,25 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Its host name.
+    /// Returns the worker's host name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its address.
+    /// Returns the worker's address.
     #[must_use]
     pub fn ip(&self) -> Ipv4Addr {
         self.ip
     }
 
-    /// Where its sshd listens.
+    /// Returns the address and port on which the worker's sshd listens.
     #[must_use]
     pub fn ssh_socket(&self) -> SocketAddr {
         (self.ip, 22).into()
     }
 
-    /// Its public host key, `ssh-ed25519 AAAA… root@NAME`.
+    /// Returns the worker's public host key, `ssh-ed25519 AAAA… root@NAME`.
     ///
     /// # Panics
     /// When the worker was never started.
@@ -60,6 +72,15 @@ impl Worker {
         self.script.run(&["--kill", &self.name]);
     }
 
+    /// Kills several at the same moment, as when a rack loses its power.
+    pub fn kill_together(workers: &[&Self]) {
+        let names = workers.iter().map(|worker| worker.name.as_str());
+        let words: Vec<&str> = std::iter::once("--kill").chain(names).collect();
+        if let Some(worker) = workers.first() {
+            worker.script.run(&words);
+        }
+    }
+
     /// Boots it again (~0.1 s): same disk and host key; empty /run, /tmp and /root; a new boot id.
     pub fn start(&self) {
         self.script.run(&["--start", &self.name]);
@@ -73,6 +94,38 @@ impl Worker {
     /// Ends [`Worker::freeze`].
     pub fn thaw(&self) {
         self.script.run(&["--thaw", &self.name]);
+    }
+
+    /// Stops in place those of its processes whose command line (arguments end with a NUL) contains `text`, until the
+    /// reply is dropped: not even SIGKILL ends them meanwhile. Needs cgroup version 1's freezer.
+    ///
+    /// # Panics
+    /// Without that, and when there is no such process.
+    #[must_use]
+    pub fn freeze_processes(&self, text: &str) -> FrozenProcesses {
+        let worker = PathBuf::from(format!("/sys/fs/cgroup/freezer/orion-worker-{}", self.name));
+        let cgroup = worker.join("frozen");
+        fs::create_dir_all(&cgroup).expect("a cgroup");
+        let is_meant = |pid: &&str| {
+            let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            arguments.windows(text.len()).any(|window| window == text.as_bytes())
+        };
+        // Whoever started them in the background may be a moment ahead of them.
+        let meant = wait_until_blocking(&format!("processes with {text:?}"), Duration::from_secs(5), || {
+            let all = fs::read_to_string(worker.join("cgroup.procs")).expect("cgroup version 1's freezer");
+            let meant: Vec<String> = all.lines().filter(is_meant).map(str::to_owned).collect();
+            if meant.is_empty() { Err(format!("{}: none", self.name)) } else { Ok(meant) }
+        });
+        for pid in meant {
+            fs::write(cgroup.join("cgroup.procs"), pid).expect("a cgroup takes it");
+        }
+        fs::write(cgroup.join("freezer.state"), "FROZEN").expect("it can be frozen");
+        let frozen = FrozenProcesses { cgroup };
+        wait_until_blocking("the processes stand still", Duration::from_secs(5), || {
+            let state = fs::read_to_string(frozen.cgroup.join("freezer.state")).unwrap_or_default();
+            if state.trim() == "FROZEN" { Ok(()) } else { Err(state) }
+        });
+        frozen
     }
 
     /// Pulls the network cable.
@@ -95,6 +148,18 @@ impl Worker {
         self.script.run(&["--empty-disk", &self.name]);
     }
 
+    /// Leaves so many free inodes on its disk, for the rest of its life.
+    ///
+    /// # Panics
+    /// When the disk's limit cannot be changed.
+    pub fn limit_inodes(&self, free: u64) {
+        let disk = self.disk();
+        let used = run_or_panic(Command::new("df").args(["--output=iused"]).arg(&disk));
+        let used: u64 = used.lines().last().and_then(|line| line.trim().parse().ok()).expect("a number");
+        let limit = format!("remount,nr_inodes={}", used + free);
+        run_or_panic(Command::new("mount").args(["-o", &limit]).arg(&disk));
+    }
+
     /// Makes / read-only.
     pub fn make_read_only(&self) {
         self.script.run(&["--readonly", &self.name]);
@@ -115,7 +180,7 @@ impl Worker {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// As [`Worker::sh`], but failing is an answer too.
+    /// Runs a script as [`Worker::sh`] does, but also returns the output of one that fails.
     ///
     /// # Panics
     /// When launch_workers.sh cannot be started.
@@ -124,7 +189,7 @@ impl Worker {
         output_or_panic(&mut self.script.command(&["--sh", &self.name, "/bin/sh", "-c", script]))
     }
 
-    /// Lets sshd accept user certificates of this authority (one public key line), as the agent does after
+    /// Makes sshd accept user certificates of this authority (one public key line), as the agent does after
     /// registering; returns when the reloaded sshd listens.
     pub fn install_ca(&self, public_line: &str) {
         self.write_file("/etc/ssh/orion/user_ca.pub", "644", public_line);
@@ -136,7 +201,7 @@ impl Worker {
         self.reload_sshd();
     }
 
-    /// Lets this public key log in as root until the next boot (/root is empty then).
+    /// Allows logins as root with this public key until the next boot (/root is empty then).
     pub fn write_root_key(&self, public_line: &str) {
         self.write_file("/root/.ssh/authorized_keys", "600", public_line);
     }
@@ -161,7 +226,7 @@ impl Worker {
 
     /// Ends [`Worker::stop_sshd`]; returns when sshd listens.
     pub fn start_sshd(&self) {
-        self.sh("rm -f /run/no-sshd-restart");
+        self.sh("rm -f /run/no-sshd-restart; [ ! -d /run/systemd/system ] || systemctl start ssh");
         self.wait_for_sshd();
     }
 

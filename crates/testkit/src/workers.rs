@@ -5,16 +5,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::host::messages;
-use crate::keeper::Keeper;
+use crate::keeper::DeadlineEnforcer;
 use crate::range::AddressRange;
-use crate::script::{Agent, Script};
+use crate::script::{Agent, Kind, Script};
 use crate::worker::Worker;
 
 /// A running set of workers. Dropping it removes everything that belongs to it.
 pub struct Workers {
     script: Arc<Script>,
+    agent: Option<Agent>,
+    kind: Kind,
+    has_engines: bool,
     workers: Vec<Worker>,
-    keeper: Keeper,
+    keeper: DeadlineEnforcer,
     _range: AddressRange,
 }
 
@@ -28,7 +31,8 @@ impl Workers {
         Self::claim(None, count)
     }
 
-    /// As [`Workers::start`], each with a running agent. Does not wait until the agents have registered.
+    /// Starts workers as [`Workers::start`] does, each with a running agent. Does not wait until the agents
+    /// have registered.
     ///
     /// # Panics
     /// When the script fails.
@@ -40,14 +44,22 @@ impl Workers {
     fn claim(agent: Option<Agent>, count: usize) -> Self {
         let range = AddressRange::claim(|number| {
             // what a test process that was killed has left
-            Script::new(number, None)
+            Script::new(number, None, Kind::default(), false)
                 .command(&["--stop"])
                 .output()
                 .is_ok_and(|output| output.status.success())
         });
-        let script = Script::new(range.number, agent);
-        let keeper = Keeper::start(&script.command(&["--stop"]), Some(&range.lock));
-        let mut set = Self { script: Arc::new(script), workers: Vec::new(), keeper, _range: range };
+        let script = Script::new(range.number, agent.clone(), Kind::default(), false);
+        let keeper = DeadlineEnforcer::start(&script.command(&["--stop"]), Some(&range.lock));
+        let mut set = Self {
+            script: Arc::new(script),
+            agent,
+            kind: Kind::default(),
+            has_engines: false,
+            workers: Vec::new(),
+            keeper,
+            _range: range,
+        };
         set.grow_to(count);
         set
     }
@@ -72,7 +84,25 @@ impl Workers {
 
     /// Gives the workers that start from now on this agent; those that run are unchanged.
     pub fn set_agent(&mut self, agent: Agent) {
-        let script = Arc::new(Script::new(self.script.number, Some(agent)));
+        self.agent = Some(agent);
+        self.renew_script();
+    }
+
+    /// Makes the workers that are added from now on of this kind; those that are there keep theirs.
+    pub fn set_kind(&mut self, kind: Kind) {
+        self.kind = kind;
+        self.renew_script();
+    }
+
+    /// Gives the workers that are added from now on a Docker engine each; see [`Worker::wait_for_engine`].
+    pub fn set_engines(&mut self) {
+        self.has_engines = true;
+        self.renew_script();
+    }
+
+    fn renew_script(&mut self) {
+        let script =
+            Arc::new(Script::new(self.script.number, self.agent.clone(), self.kind, self.has_engines));
         for worker in &mut self.workers {
             worker.script = Arc::clone(&script);
         }
@@ -91,7 +121,7 @@ impl Workers {
         Ipv4Addr::new(10, self.script.number, 0, 1)
     }
 
-    /// Where the set's logs and disks are.
+    /// Returns the directory of the set's logs and disks.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.script.directory()
@@ -103,7 +133,7 @@ impl Workers {
         self.script.bridge()
     }
 
-    /// What `launch_workers.sh --status` prints: `NAME ADDRESS STATE` a line.
+    /// Returns the output of `launch_workers.sh --status`: `NAME ADDRESS STATE` a line.
     ///
     /// # Panics
     /// When the script fails.

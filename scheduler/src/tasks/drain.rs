@@ -1,79 +1,83 @@
-//! Nodes that are being drained: moves their leases off, one at a time over the fleet, takes at the deadline what is
-//! left, and says when a node is empty.
+//! A node is being drained from an admin's order until it holds no lease. Its leases are moved off one at a time over
+//! the whole fleet; what is left at the deadline is taken from it.
 
-use super::{Lanes, next_look};
-use crate::Scheduler;
-use orion_domain::names::Tag;
+use crate::{
+    context::Scheduler,
+    driver::{Lanes, Report, Task},
+};
+use orion_domain::{lease::Holding, names::Tag};
 use orion_fleet::NotProvisioned;
 use orion_store::{Cas, MoveOutcome, MoveReason, StoreError};
 use std::collections::HashMap;
 
-/// Leases that are tried at one look, until one can move.
-const AT_ONCE: u32 = 1_000;
+/// Leases that are tried in one run, until one can move.
+const BATCH_MAX: u32 = 1_000;
 
-/// Drains until shutdown.
-pub async fn run(scheduler: Scheduler) {
-    // One at a time: a whole rack that is drained must not storm the rest. Several schedulers take turns in the
-    // database.
-    let lanes: Lanes<()> = Lanes::new(1);
-    let mut nudged = scheduler.fleet.nudge.listen();
-    loop {
-        if scheduler.fleet.may_claim()
-            && let Err(error) = look(&scheduler, &lanes).await
-        {
-            tracing::warn!(%error, "draining nodes could not be looked at");
-        }
-        if !next_look(&scheduler, &mut nudged, scheduler.config.look_every).await {
-            return;
-        }
+/// The task that drains nodes.
+pub struct Drain {
+    /// One: a whole rack that is drained must not storm the rest. Several schedulers take turns in the database.
+    lanes: Lanes<()>,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { lanes: Lanes::new(Self::NAME, 1) }
     }
 }
 
-async fn look(scheduler: &Scheduler, lanes: &Lanes<()>) -> Result<(), StoreError> {
+impl Task for Drain {
+    const NAME: &'static str = "drain";
+
+    async fn run(&mut self, scheduler: &Scheduler) -> Result<Report, StoreError> {
+        let fleet = &scheduler.fleet;
+        if !fleet.store.nodes().is_draining().await? {
+            return Ok(Report::default());
+        }
+        let changed = end_and_finish(scheduler).await?;
+        if changed > 0 {
+            fleet.nudge.all();
+        }
+        if !scheduler.fleetwide.brake_engaged() {
+            let worker = scheduler.clone();
+            self.lanes.start(scheduler, (), async move { move_one(&worker).await });
+        }
+        Ok(Report::new(changed, changed))
+    }
+}
+
+/// Ends the drains whose deadline came, and finishes those of empty nodes. Returns how many.
+async fn end_and_finish(scheduler: &Scheduler) -> Result<usize, StoreError> {
     let fleet = &scheduler.fleet;
-    if !fleet.store.is_draining().await? {
-        return Ok(());
-    }
-    let mut changed = false;
-    for node in fleet.store.due_drains(fleet.now()).await? {
-        if let Cas::Done(lease) = fleet.store.end_drain_time(node, fleet.now()).await? {
-            tracing::info!(%node, %lease, "the deadline of a drain came; its lease lost the node");
-            changed = true;
+    let mut changed = 0;
+    for node in fleet.store.nodes().due_drains(fleet.now()).await? {
+        if let Cas::Done(leases) = fleet.store.nodes().end_drain(node, fleet.now()).await? {
+            tracing::info!(%node, ?leases, "the deadline of a drain came; its leases lost the node");
+            changed += 1;
         }
     }
-    for node in fleet.store.emptied_nodes(fleet.now()).await? {
-        if let Cas::Done(_) = fleet.store.finish_drain(node, fleet.now()).await? {
+    for node in fleet.store.nodes().emptied(fleet.now()).await? {
+        if let Cas::Done(_) = fleet.store.nodes().finish_drain(node, fleet.now()).await? {
             tracing::info!(%node, "a node is drained");
-            changed = true;
+            changed += 1;
         }
     }
-    if changed {
-        fleet.nudge.all();
-    }
-    if !scheduler.fleetwide.brake_engaged() {
-        let worker = scheduler.clone();
-        lanes.start(scheduler, (), async move {
-            if let Err(error) = move_one(&worker).await {
-                tracing::warn!(%error, "a lease could not be moved off a draining node");
-            }
-        });
-    }
-    Ok(())
+    Ok(changed)
 }
 
 /// Moves the first lease for which a node is free, and waits until its login works there. Until then the old node
 /// keeps its account: if no node takes the lease, it goes back.
 async fn move_one(scheduler: &Scheduler) -> Result<(), StoreError> {
     let fleet = &scheduler.fleet;
-    // Many leases want the same tags; where none is free, no move is tried.
-    let mut free: HashMap<Vec<Tag>, bool> = HashMap::new();
-    for (lease, node) in fleet.store.leases_to_move_off(fleet.now(), AT_ONCE).await? {
+    // Many leases want the same; where none is free, no move is tried.
+    let mut free: HashMap<(Vec<Tag>, Holding), bool> = HashMap::new();
+    for (lease, node) in fleet.store.nodes().leases_to_move_off(fleet.now(), BATCH_MAX).await? {
         let Some(drain) = &node.drain else { continue };
-        let is_free = match free.get(&lease.tags) {
+        let wanted = (lease.tags.clone(), lease.holding);
+        let is_free = match free.get(&wanted) {
             Some(is_free) => *is_free,
             None => {
-                let is_free = fleet.store.has_free_node(&lease.tags, fleet.now()).await?;
-                free.insert(lease.tags.clone(), is_free);
+                let is_free = fleet.store.nodes().has_free(&lease.tags, lease.holding).await?;
+                free.insert(wanted, is_free);
                 is_free
             }
         };
@@ -95,7 +99,7 @@ async fn move_one(scheduler: &Scheduler) -> Result<(), StoreError> {
                     }
                 };
             }
-            // It cannot go there, or it changed, or another scheduler has the turn: the next one, or the next look.
+            // It cannot go there, or it changed, or another scheduler has the turn: the next one, or the next run.
             MoveOutcome::NoneFree { .. } | MoveOutcome::Stale => {}
         }
     }

@@ -1,40 +1,49 @@
-//! Leases whose time is up.
+//! A lease is due when its time is up and it still has its login, or is to have one: it is ended.
 
-use super::{Lanes, Lying, next_look};
-use crate::Scheduler;
+use crate::{
+    context::Scheduler,
+    driver::{ForeignWork, Lanes, Report, Task},
+};
 use orion_domain::{LeaseId, lease::EndReason};
+use orion_store::StoreError;
 use std::time::Duration;
 
-/// Due leases read at one look.
-const AT_ONCE: u32 = 256;
+/// Due leases read in one run.
+const BATCH_MAX: u32 = 256;
 
-/// Ends due leases until shutdown.
-pub async fn run(scheduler: Scheduler) {
-    let lanes: Lanes<LeaseId> = Lanes::new(scheduler.config.side_by_side_max);
-    let mut lying: Lying<LeaseId> = Lying::new();
-    let mut nudged = scheduler.fleet.nudge.listen();
-    loop {
-        let fleet = &scheduler.fleet;
-        if scheduler.fleet.may_claim() {
-            match fleet.store.due_leases(fleet.now(), AT_ONCE).await {
-                Ok(leases) => {
-                    for lease in lying.due(&scheduler, leases, |lease| (lease.id, lease.state.occupies())) {
-                        let (worker, id) = (scheduler.clone(), lease.id);
-                        lanes.start(&scheduler, id, async move {
-                            if let Err(error) = worker.fleet.end_lease(id, &EndReason::Expired, None).await {
-                                tracing::warn!(lease = %id, %error, "a lease that is due could not be ended");
-                            }
-                        });
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "due leases could not be read"),
-            }
-        }
-        // Sleeps to the moment when the next one is due, if that comes first.
-        let next = fleet.store.next_due(fleet.now()).await.ok().flatten();
-        let until_next = next.map_or(Duration::MAX, |at| at.since(fleet.now()) + Duration::from_millis(1));
-        if !next_look(&scheduler, &mut nudged, until_next.min(scheduler.config.look_every)).await {
-            return;
-        }
+/// The task that ends due leases.
+pub struct Expire {
+    lanes: Lanes<LeaseId>,
+    foreign: ForeignWork<LeaseId>,
+}
+
+impl Expire {
+    /// Makes the task.
+    pub fn new(scheduler: &Scheduler) -> Self {
+        let lanes = Lanes::new(Self::NAME, scheduler.config.side_by_side_max);
+        Self { lanes, foreign: ForeignWork::default() }
+    }
+}
+
+impl Task for Expire {
+    const NAME: &'static str = "expire";
+
+    async fn run(&mut self, scheduler: &Scheduler) -> Result<Report, StoreError> {
+        let (fleet, period) = (&scheduler.fleet, self.period(scheduler));
+        let due = fleet.store.leases().due(fleet.now(), BATCH_MAX).await?;
+        let found = due.len();
+        let ready = self.foreign.ready_items(scheduler, due, |lease| (lease.id, lease.state.occupies()));
+        let started = self.lanes.start_all(
+            scheduler,
+            ready,
+            |lease| lease.id,
+            |scheduler, lease| async move {
+                scheduler.fleet.end_lease(lease.id, &EndReason::Expired, None).await.map(drop)
+            },
+        );
+        // Until the next one is due, if that comes before the period ends.
+        let next = fleet.store.leases().next_due(fleet.now()).await?;
+        let until_next = next.map_or(period, |at| at.since(fleet.now()) + Duration::from_millis(1));
+        Ok(Report::new(found, started).next_in(until_next.min(period)))
     }
 }

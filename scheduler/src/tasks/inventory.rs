@@ -1,78 +1,71 @@
-//! Which nodes there are, and which are this scheduler's: starts a watcher for each of its own, hands it what
-//! changed, and stops it when the node is gone or another scheduler's.
+//! A node is this scheduler's by the share of its number. Starts a watcher for each of its own, hands it what changed,
+//! and stops it when the node is gone or another scheduler's.
 //!
 //! Only versions are read each time, and of the nodes those whose version is news: of ten thousand that is mostly
 //! none.
 
-use super::{next_look, rest, watch};
-use crate::Scheduler;
+use super::watch;
+use crate::{
+    context::Scheduler,
+    driver::{Report, Task},
+};
 use orion_domain::{NodeId, Timestamp, node::Node, share::Share};
-use orion_fleet::CHANGES_OVERLAP;
-use orion_store::StoreError;
+use orion_store::{ChangesCursor, StoreError};
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant},
 };
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
-
-/// How often the versions of all nodes are read, which also finds those that are gone.
-const READ_ALL_EVERY: Duration = Duration::from_secs(30);
 
 struct Watched {
     node: channel::Sender<Arc<Node>>,
     stop: CancellationToken,
 }
 
-/// What this scheduler knows of the nodes in the database.
-#[derive(Default)]
-struct Inventory {
+/// The task that starts and stops watchers; what this scheduler knows of the nodes in the database.
+pub struct Inventory {
     watched: HashMap<NodeId, Watched>,
     /// The versions that were read last, of this scheduler's nodes and of the others'.
     versions: HashMap<NodeId, i64>,
-    /// How the nodes were shared then.
+    /// Distribution of the nodes among the schedulers at the last read of all.
     shared: Option<Share>,
+    /// What is read next; reading all also finds those that are gone.
+    cursor: ChangesCursor,
 }
 
-/// Keeps the watchers until shutdown.
-pub async fn run(scheduler: Scheduler) {
-    let mut nudged = scheduler.fleet.nudge.listen();
-    let mut inventory = Inventory::default();
-    let mut since = Timestamp::from_micros(0);
-    let mut read_all = since;
-    loop {
-        let (now, began) = (scheduler.fleet.now(), Instant::now());
+impl Default for Inventory {
+    fn default() -> Self {
+        Self { watched: HashMap::new(), versions: HashMap::new(), shared: None, cursor: ChangesCursor::new() }
+    }
+}
+
+impl Task for Inventory {
+    const NAME: &'static str = "inventory";
+    const TAKES_CLAIMS: bool = false;
+
+    async fn run(&mut self, scheduler: &Scheduler) -> Result<Report, StoreError> {
         // Until it is known which nodes are whose, none is.
-        if let Some(share) = scheduler.fleetwide.share() {
-            let all = now.since(read_all) >= READ_ALL_EVERY || inventory.shared.as_ref() != Some(&share);
-            match inventory.look(&scheduler, share, (!all).then_some(since)).await {
-                Ok(()) => {
-                    since = now.minus(CHANGES_OVERLAP);
-                    if all {
-                        read_all = now;
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "the nodes could not be read"),
-            }
-        }
-        rest(began).await;
-        if !next_look(&scheduler, &mut nudged, scheduler.config.look_every).await {
-            return;
-        }
+        let Some(share) = scheduler.fleetwide.share() else { return Ok(Report::default()) };
+        let now = scheduler.fleet.now();
+        let is_shared_anew = self.shared.as_ref() != Some(&share);
+        let since = if is_shared_anew { None } else { self.cursor.since(now) };
+        let news = self.read(scheduler, share, since).await?;
+        self.cursor.advance(since, now);
+        Ok(Report::new(news, news))
     }
 }
 
 impl Inventory {
-    /// Looks at the nodes that were written at `since` or later; without it, at all.
-    async fn look(
+    /// Reads the nodes that were written at `since` or later; without it, all. Returns how many are news.
+    async fn read(
         &mut self,
         scheduler: &Scheduler,
         share: Share,
         since: Option<Timestamp>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<usize, StoreError> {
         let (store, fleetwide) = (&scheduler.fleet.store, &scheduler.fleetwide);
-        let versions = store.node_versions(since).await?;
+        let versions = store.nodes().versions(since).await?;
         if self.shared.as_ref() != Some(&share) {
             // Each node may be somebody else's now.
             self.versions.clear();
@@ -80,7 +73,7 @@ impl Inventory {
         let is_news =
             |(id, version): &&(NodeId, i64)| self.versions.get(id).is_none_or(|held| held < version);
         let news: Vec<NodeId> = versions.iter().filter(is_news).map(|(id, _)| *id).collect();
-        for node in store.nodes_of(&news).await? {
+        for node in store.nodes().by_ids(&news).await? {
             self.versions.insert(node.id, node.version);
             self.take(scheduler, &share, node);
         }
@@ -98,16 +91,20 @@ impl Inventory {
             fleetwide.all_read();
             self.shared = Some(share);
         }
-        Ok(())
+        Ok(news.len())
     }
 
     fn take(&mut self, scheduler: &Scheduler, share: &Share, node: Node) {
         let fleetwide = &scheduler.fleetwide;
-        if !share.is_mine(node.id) {
+        // One that only dials out is alive by its link alone: there is nothing to probe.
+        if !share.is_mine(node.id) || node.sshd().is_none() {
             if let Some(entry) = self.watched.remove(&node.id) {
                 entry.stop.cancel();
+            } else if scheduler.fleet.pool.is_connected(node.id.0) {
+                // Work on another scheduler's node, or what went on while the node became its, leaves no session behind.
+                scheduler.fleet.pool.let_go(node.id.0);
             }
-            fleetwide.hear_of(&node);
+            fleetwide.apply_db_state(&node);
             return;
         }
         if let Some(entry) = self.watched.get(&node.id) {

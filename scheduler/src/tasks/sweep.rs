@@ -1,68 +1,66 @@
-//! What fell between the other loops: leases whose provisioner died, and idempotency keys and deliveries to
-//! webhooks that are no longer kept.
+//! A lease is orphaned when it is being provided and the claim of its provisioner ran out. On a node that is alive the
+//! reconcile finishes it; on any other the sweep moves it on or ends its request. A lease on a dead node that was not
+//! taken off it is taken off.
 
-use super::{Lying, next_look};
-use crate::Scheduler;
+use crate::{
+    context::Scheduler,
+    driver::{ForeignWork, Report, Task},
+};
 use orion_domain::{
-    LeaseId, Timestamp,
+    LeaseId,
     lease::{EndReason, Lease, Phase},
     node::Health,
 };
-use orion_store::{MoveOutcome, MoveReason, StoreError};
+use orion_store::{Cas, MoveOutcome, MoveReason, StoreError};
 use std::time::Duration;
 
-/// Leases read at one look.
-const AT_ONCE: u32 = 256;
-/// Why a request without an idempotency key ends when its provisioner died: nobody knows its passwords.
+/// Leases read in one run.
+const BATCH_MAX: u32 = 256;
+/// Reason for the end of a request without an idempotency key whose provisioner died: nobody knows its
+/// passwords.
 pub(super) const NOBODY_KNOWS: &str = "the control plane stopped before it could answer";
-/// Pause between two sweeps.
-const EVERY: Duration = Duration::from_secs(2);
-/// Pause between two sweeps of the idempotency keys and of what was sent to webhooks.
-const KEYS_EVERY: Duration = Duration::from_secs(600);
+/// Pause between two runs.
+const PERIOD: Duration = Duration::from_secs(2);
 
-/// Sweeps until shutdown.
-pub async fn run(scheduler: Scheduler) {
-    let mut lying: Lying<LeaseId> = Lying::new();
-    let mut nudged = scheduler.fleet.nudge.listen();
-    let mut keys_swept = Timestamp::from_micros(0);
-    let mut swept = keys_swept;
-    loop {
-        let now = scheduler.fleet.now();
-        if scheduler.fleet.may_claim() && now.since(swept) >= EVERY {
-            swept = now;
-            if let Err(error) = sweep(&scheduler, &mut lying).await {
-                tracing::warn!(%error, "the sweep failed");
+/// The task that sweeps.
+#[derive(Default)]
+pub struct Sweep {
+    foreign: ForeignWork<LeaseId>,
+}
+
+impl Task for Sweep {
+    const NAME: &'static str = "sweep";
+    const NUDGED: bool = false;
+
+    fn period(&self, _: &Scheduler) -> Duration {
+        PERIOD
+    }
+
+    async fn run(&mut self, scheduler: &Scheduler) -> Result<Report, StoreError> {
+        let (store, now) = (&scheduler.fleet.store, scheduler.fleet.now());
+        let leases = store.leases().orphaned(now, BATCH_MAX).await?;
+        let on_dead = store.nodes().leases_on_dead_nodes(BATCH_MAX).await?;
+        let found = leases.len() + on_dead.len();
+        let ready = self.foreign.ready_items(scheduler, leases, |lease| (lease.id, lease.state.occupies()));
+        let started = ready.len() + on_dead.len();
+        for lease in ready {
+            move_on_or_end(scheduler, lease).await?;
+        }
+        for lease in on_dead {
+            if let Cas::Done(_) = store.nodes().take_off_dead_node(lease, now).await? {
+                tracing::warn!(%lease, "a lease was on a dead node; it is taken off it");
+                scheduler.fleet.nudge.all();
             }
         }
-        if scheduler.fleet.may_claim() && now.since(keys_swept) >= KEYS_EVERY {
-            keys_swept = now;
-            if let Err(error) = scheduler.fleet.store.idem_sweep(now).await {
-                tracing::warn!(%error, "old idempotency keys could not be removed");
-            }
-            if let Err(error) = scheduler.fleet.store.sweep_deliveries(now).await {
-                tracing::warn!(%error, "old deliveries to webhooks could not be removed");
-            }
-        }
-        if !next_look(&scheduler, &mut nudged, EVERY).await {
-            return;
-        }
+        Ok(Report::new(found, started))
     }
 }
 
-async fn sweep(scheduler: &Scheduler, lying: &mut Lying<LeaseId>) -> Result<(), StoreError> {
-    let (store, now) = (&scheduler.fleet.store, scheduler.fleet.now());
-    let leases = store.orphaned_leases(now, AT_ONCE).await?;
-    for lease in lying.due(scheduler, leases, |lease| (lease.id, lease.state.occupies())) {
-        orphaned(scheduler, lease).await?;
-    }
-    Ok(())
-}
-
-/// A lease whose provisioner died, on a node that is not alive (on one that is, its reconcile finishes it).
-async fn orphaned(scheduler: &Scheduler, lease: Lease) -> Result<(), StoreError> {
+/// Moves an orphaned lease to another node, or ends its request, unless its node is alive.
+async fn move_on_or_end(scheduler: &Scheduler, lease: Lease) -> Result<(), StoreError> {
     let fleet = &scheduler.fleet;
     let Some(node) = lease.state.occupies() else { return Ok(()) };
-    let gone = match fleet.store.node(node).await?.map(|node| node.health) {
+    let gone = match fleet.store.nodes().get(node).await?.map(|node| node.health) {
         Some(Health::Dead | Health::Unreachable) | None => true,
         // It will answer in a moment, or be dead.
         Some(Health::Alive | Health::Suspect | Health::Unknown) => false,
@@ -105,7 +103,7 @@ pub(super) async fn end_request(
 ) -> Result<(), StoreError> {
     let fleet = &scheduler.fleet;
     let reason = EndReason::Failed { detail: detail.into() };
-    fleet.store.end_request(&lease.request_key, &reason, fleet.now()).await?;
+    fleet.store.leases().end_request(&lease.request_key, &reason, fleet.now()).await?;
     fleet.nudge.all();
     Ok(())
 }

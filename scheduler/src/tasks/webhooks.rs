@@ -1,18 +1,21 @@
-//! Webhooks: events are written down for those that want them (`spread`), and sent (`send`).
+//! A delivery is due when an event that a webhook wants was not sent to it, or not taken, and its next try has come.
+//! Events are written down for the webhooks that want them (`spread`), and sent (`send`).
 //!
-//! Lives here: the loop, and how many are sent at once. Each event is sent at least once; with many schedulers each
+//! Lives here: how many are sent at once. Each event is sent at least once; with many schedulers each
 //! is sent by one at a time (a claim in the database), also when one is killed in the middle. A target that hangs
 //! holds up nobody but itself.
 
 mod send;
 mod spread;
 
-use super::{Lanes, Lying};
-use crate::Scheduler;
-use orion_domain::{DeliveryId, NodeId, WebhookId};
+use crate::{
+    context::Scheduler,
+    driver::{ForeignWork, Lanes, Report, Task},
+};
+use orion_domain::{DeliveryId, WebhookId, share::ShareKey};
 use orion_store::StoreError;
 use send::{Outcome, Sender};
-use spread::Spread;
+use spread::FanOut;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -21,13 +24,11 @@ use std::{
 use tokio::sync::Notify;
 
 /// Deliveries under way at once, to all webhooks together.
-const AT_ONCE: usize = 128;
-/// To one webhook.
-const AT_ONCE_TO_ONE: usize = 8;
-/// Shortest pause between two looks, however many nudges come.
-const LOOK_PAUSE: Duration = Duration::from_millis(100);
+const SIDE_BY_SIDE_MAX: usize = 128;
+/// Deliveries under way at once, to one webhook.
+const SIDE_BY_SIDE_TO_ONE_MAX: usize = 8;
 
-/// How it goes with one webhook's target, as far as this process knows.
+/// State of one webhook's target, as far as this process knows.
 #[derive(Clone, Copy, Default)]
 struct Target {
     under_way: usize,
@@ -70,110 +71,93 @@ fn locked(targets: &Targets) -> std::sync::MutexGuard<'_, HashMap<WebhookId, Tar
     targets.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The key by which schedulers share webhooks: that of the node of the same number, which has nothing else to do
-/// with it.
-const fn place(webhook: WebhookId) -> NodeId {
-    NodeId(webhook.0)
-}
-
-struct Webhooks {
-    scheduler: Scheduler,
+/// The task that sends events to webhooks.
+pub struct Webhooks {
     sender: Arc<Sender>,
-    spread: Spread,
-    lying: Lying<WebhookId>,
+    spread: FanOut,
+    foreign: ForeignWork<WebhookId>,
     lanes: Lanes<DeliveryId>,
     targets: Targets,
     again: Arc<Notify>,
 }
 
-/// Sends events until shutdown.
-pub async fn run(scheduler: Scheduler) {
-    let sender = match Sender::new(&scheduler.config) {
-        Ok(Some(sender)) => sender,
-        Ok(None) => {
-            tracing::debug!("no master key: this scheduler sends nothing to webhooks");
-            return;
+impl Webhooks {
+    /// Makes the task; none without a master key, or where TLS cannot be set up.
+    pub fn new(scheduler: &Scheduler) -> Option<Self> {
+        let sender = match Sender::new(&scheduler.config) {
+            Ok(sender) => sender,
+            Err(error) => {
+                tracing::error!(error, "nothing is sent to webhooks");
+                None
+            }
+        };
+        Some(Self {
+            sender: Arc::new(sender?),
+            spread: FanOut::default(),
+            foreign: ForeignWork::default(),
+            lanes: Lanes::new(Self::NAME, SIDE_BY_SIDE_MAX),
+            targets: Targets::default(),
+            again: Arc::default(),
+        })
+    }
+}
+
+impl Task for Webhooks {
+    const NAME: &'static str = "webhooks";
+    const PAUSE_MIN: Duration = Duration::from_millis(100);
+
+    async fn woken(&self) {
+        self.again.notified().await;
+    }
+
+    async fn run(&mut self, scheduler: &Scheduler) -> Result<Report, StoreError> {
+        let fleet = &scheduler.fleet;
+        let hooks = fleet.store.webhooks().list().await?;
+        locked(&self.targets).retain(|id, _| hooks.iter().any(|hook| hook.id == *id));
+        if hooks.is_empty() {
+            self.spread = FanOut::default();
+            return Ok(Report::default());
         }
-        Err(error) => {
-            tracing::error!(error, "nothing is sent to webhooks");
-            return;
+        // One scheduler writes down what is to be sent. If two take themselves for it, each event is written down once
+        // all the same.
+        if scheduler.fleetwide.is_mine(ShareKey::EVENT_LOG) {
+            if self.spread.pass(&fleet.store, &hooks, fleet.now()).await? {
+                self.again.notify_one();
+            }
+        } else {
+            self.spread = FanOut::default();
         }
-    };
-    let mut nudged = scheduler.fleet.nudge.listen();
-    let mut webhooks = Webhooks {
-        sender: Arc::new(sender),
-        spread: Spread::default(),
-        lying: Lying::new(),
-        lanes: Lanes::new(AT_ONCE),
-        targets: Targets::default(),
-        again: Arc::default(),
-        scheduler: scheduler.clone(),
-    };
-    loop {
-        if scheduler.fleet.may_claim()
-            && let Err(error) = webhooks.look().await
-        {
-            tracing::warn!(%error, "webhooks could not be looked after");
+        let due = fleet.store.webhooks().with_due(fleet.now()).await?;
+        let (found, mut started) = (due.len(), 0);
+        for webhook in self.foreign.ready_items(scheduler, due, |id| (*id, Some(*id))) {
+            started += usize::from(self.start(scheduler, webhook).await?);
         }
-        tokio::select! {
-            () = scheduler.shutdown.cancelled() => return,
-            () = tokio::time::sleep(LOOK_PAUSE) => {}
-        }
-        tokio::select! {
-            () = scheduler.shutdown.cancelled() => return,
-            () = webhooks.again.notified() => {}
-            () = nudged.within(scheduler.config.look_every) => {}
-        }
+        Ok(Report::new(found, started))
     }
 }
 
 impl Webhooks {
-    async fn look(&mut self) -> Result<(), StoreError> {
-        let store = &self.scheduler.fleet.store;
-        let hooks = store.webhooks().await?;
-        locked(&self.targets).retain(|id, _| hooks.iter().any(|hook| hook.id == *id));
-        if hooks.is_empty() {
-            self.spread = Spread::default();
-            return Ok(());
-        }
-        // One scheduler writes down what is to be sent: the one that would look after the node 0, which there is
-        // not. If two take themselves for it, each event is written down once all the same.
-        if self.scheduler.fleetwide.is_mine(NodeId(0)) {
-            if self.spread.look(store, &hooks, self.scheduler.fleet.now()).await? {
-                self.again.notify_one();
-            }
-        } else {
-            self.spread = Spread::default();
-        }
-        let due = store.webhooks_with_due(self.scheduler.fleet.now()).await?;
-        for webhook in self.lying.due(&self.scheduler, due, |id| (*id, Some(place(*id)))) {
-            self.start(webhook).await?;
-        }
-        Ok(())
-    }
-
-    async fn start(&self, webhook: WebhookId) -> Result<(), StoreError> {
+    /// Starts deliveries to the webhook as far as there is room; returns whether one was started.
+    async fn start(&self, scheduler: &Scheduler, webhook: WebhookId) -> Result<bool, StoreError> {
         let target = locked(&self.targets).get(&webhook).copied().unwrap_or_default();
-        let most = if target.in_trouble { 1 } else { AT_ONCE_TO_ONE };
+        let most = if target.in_trouble { 1 } else { SIDE_BY_SIDE_TO_ONE_MAX };
         let room = u32::try_from(most.saturating_sub(target.under_way)).unwrap_or(0);
         if room == 0 {
-            return Ok(());
+            return Ok(false);
         }
-        let fleet = &self.scheduler.fleet;
-        for id in fleet.store.due_deliveries(webhook, fleet.now(), room).await? {
+        let (fleet, mut started) = (&scheduler.fleet, false);
+        for id in fleet.store.webhooks().due_deliveries(webhook, fleet.now(), room).await? {
             let under_way = UnderWay::new(&self.targets, webhook, &self.again);
-            let (scheduler, sender) = (self.scheduler.clone(), self.sender.clone());
-            self.lanes.start(&self.scheduler, id, async move {
-                match sender.deliver(&scheduler.fleet, id).await {
-                    Ok(Outcome::Taken) => under_way.came_to(false),
-                    Ok(Outcome::Failed) => under_way.came_to(true),
-                    Ok(Outcome::NotOurs) => {}
-                    Err(error) => {
-                        tracing::warn!(%webhook, delivery = %id, %error, "a delivery could not be recorded; it is sent again");
-                    }
+            let (worker, sender) = (scheduler.clone(), self.sender.clone());
+            started |= self.lanes.start(scheduler, id, async move {
+                match sender.deliver(&worker.fleet, id).await? {
+                    Outcome::Taken => under_way.came_to(false),
+                    Outcome::Failed => under_way.came_to(true),
+                    Outcome::NotOurs => {}
                 }
+                Ok(())
             });
         }
-        Ok(())
+        Ok(started)
     }
 }

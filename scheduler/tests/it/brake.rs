@@ -2,6 +2,7 @@
 
 use crate::world::World;
 use orion_domain::{UserId, node::Health};
+use orion_testkit::Worker;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,29 +45,26 @@ async fn a_scheduler_that_is_cut_off_pulls_the_brake_and_all_others_honour_it_un
     world.until_node(dying, "dead", |node| node.health == Health::Dead).await;
     let events = world.events().await;
     let count = |kind: &str| events.iter().filter(|event| event.kind == kind).count();
-    assert_eq!((count("brake.engaged"), count("brake.lifted")), (1, 1), "pulled once, by one of them");
+    assert_eq!((count("brake.engaged"), count("brake.lifted")), (1, 1), "engaged once, by one of them");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_brake_that_is_lifted_by_hand_is_not_pulled_again_for_the_same_silence() {
+async fn a_brake_that_is_lifted_by_hand_is_not_engaged_again_for_the_same_silence() {
     let world = World::start(6, 2).await;
     let gone = &world.nodes()[..4];
-    std::thread::scope(|scope| {
-        for node in gone {
-            let worker = world.worker(*node);
-            scope.spawn(move || worker.kill());
-        }
-    });
+    let workers: Vec<&Worker> = gone.iter().map(|node| world.worker(*node)).collect();
+    Worker::kill_together(&workers);
     world.until_brake("the brake is on", |brake| brake.engaged.is_some()).await;
     for node in gone {
         world.until_node(*node, "silent", |node| node.health != Health::Alive).await;
     }
-    let lifted = world.store().lift_brake(None, "they are gone", Some(UserId(1)), world.now()).await;
+    let lifted =
+        world.store().cluster().release_brake(None, "they are gone", Some(UserId(1)), world.now()).await;
     assert!(lifted.expect("the database answers").done().is_some(), "it was on");
     for node in gone {
         world.until_node(*node, "dead", |node| node.health == Health::Dead).await;
     }
-    assert_eq!(world.store().brake().await.expect("the database answers").engaged, None);
+    assert_eq!(world.store().cluster().brake().await.expect("the database answers").engaged, None);
     let events = world.events().await;
     assert_eq!(events.iter().filter(|event| event.kind == "brake.engaged").count(), 1);
 }

@@ -2,16 +2,17 @@
 //! stopped in place, and cut off from single nodes by the kernel; and they send events to real receivers.
 //!
 //! Lives here: who looks after which node, and what several schedulers decide together. Does not live here: the
-//! story of a lease end to end (orion-cli), and the rules by themselves (orion-domain).
+//! story of a lease end to end (`e2e/`), and the rules by themselves (orion-domain).
 
 mod brake;
+mod cluster;
+mod nodes;
+mod peer_probe;
 mod process;
-mod second_look;
-mod sharing;
 mod webhooks;
 mod world;
 
 use std::time::Duration;
 
-/// How long a test waits for a state that must come: long, because the machine may be busy.
+/// Longest wait of a test for a state that must come: long, because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(40);

@@ -59,12 +59,12 @@ impl Scheduler {
         Self { child, log, uid }
     }
 
-    /// Its process id, which its name holds, too.
+    /// Returns the process id, which the scheduler's name holds, too.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has logged.
+    /// Returns the log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }

@@ -9,7 +9,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use orion_domain::{LeaseId, NodeId, WebhookId};
+use orion_domain::{
+    LeaseId, NodeId, WebhookId,
+    event::{EventPayload, HealthChange, LeaseEvent, NodeEvent},
+    node::Health,
+};
 use orion_fleet::Fleet;
 use orion_service::{
     assemble::{Settings, assemble},
@@ -34,6 +38,11 @@ use tokio::net::TcpListener;
 static NEXT_UID: AtomicU32 = AtomicU32::new(62_000);
 
 /// A database with webhooks, and schedulers that send to them.
+/// The death of a node, told with a number.
+fn dead(number: i64) -> NodeEvent {
+    NodeEvent::Dead(HealthChange { reason: number.to_string(), was: Health::Suspect })
+}
+
 struct World {
     fleet: Fleet,
     master: MasterKey,
@@ -45,12 +54,7 @@ impl World {
     async fn new() -> Self {
         let database_url = MariaDb::shared().create_database().url;
         let master = MasterKey::generate();
-        let settings = Settings {
-            database_urls: vec![database_url.clone()],
-            database_connections_max: 8,
-            master_key: master.clone(),
-            playbooks_dir: None,
-        };
+        let settings = Settings::new(vec![database_url.clone()], 8, master.clone());
         let fleet = assemble(&settings).await.expect("it assembles").fleet;
         Self { fleet, master, database_url, directory: tempfile::tempdir().expect("a temporary directory") }
     }
@@ -71,18 +75,17 @@ impl World {
             uid,
             created_by: None,
         };
-        let made = self.fleet.store.create_webhook(&new, self.fleet.now()).await.expect("stored");
+        let made = self.fleet.store.webhooks().create(&new, self.fleet.now()).await.expect("stored");
         (made.id, secret)
     }
 
-    async fn event(&self, kind: &'static str, number: i64) {
-        let data = json!({ "number": number });
-        let event = NewEvent { kind, lease: Some(LeaseId(7)), node: Some(NodeId(3)), user: None, data };
-        self.fleet.store.append_event(&event, self.fleet.now()).await.expect("stored");
+    async fn event(&self, payload: impl Into<EventPayload>) {
+        let event = NewEvent::new(payload).of_lease(LeaseId(7)).of_node(NodeId(3));
+        self.fleet.store.events().append(&event, self.fleet.now()).await.expect("stored");
     }
 
     async fn tally(&self, webhook: WebhookId) -> WebhookTally {
-        let mut tallies = self.fleet.store.tally_webhooks(&[webhook]).await.expect("counted");
+        let mut tallies = self.fleet.store.webhooks().counts(&[webhook]).await.expect("counted");
         tallies.remove(&webhook).expect("this one")
     }
 
@@ -119,10 +122,10 @@ impl Received {
     }
 
     fn number(&self) -> i64 {
-        self.json()["data"]["data"]["number"].as_i64().expect("a number")
+        self.json()["data"]["data"]["reason"].as_str().expect("a reason").parse().expect("a number")
     }
 
-    /// As a receiver does it.
+    /// Checks the signature as a receiver does.
     #[track_caller]
     fn check_signature(&self, secret: &WebhookSecret) {
         let timestamp: i64 = self.header("webhook-timestamp").parse().expect("seconds");
@@ -133,7 +136,7 @@ impl Received {
     }
 }
 
-/// What a receiver does with its n-th request, from 0.
+/// Reaction of a receiver to its n-th request, from 0.
 type Answer = Arc<dyn Fn(usize) -> Reaction + Send + Sync>;
 
 enum Reaction {
@@ -186,7 +189,7 @@ impl Receiver {
     }
 }
 
-/// How often each number came.
+/// Counts how often each number came.
 fn counts(received: &[Received]) -> HashMap<i64, usize> {
     received.iter().fold(HashMap::new(), |mut counts, one| {
         *counts.entry(one.number()).or_default() += 1;
@@ -198,12 +201,12 @@ fn counts(received: &[Received]) -> HashMap<i64, usize> {
 async fn an_event_arrives_signed_and_only_where_its_kind_is_wanted() {
     let world = World::new().await;
     let (nodes, all) = (Receiver::start(|_| status(204)).await, Receiver::start(|_| status(200)).await);
-    world.event("node.dead", 0).await;
+    world.event(dead(0)).await;
     let (of_nodes, secret) = world.webhook(&nodes.url, &["node.*"]).await;
     let (of_all, other_secret) = world.webhook(&all.url, &["*"]).await;
     let scheduler = world.scheduler(&[]);
-    world.event("node.dead", 1).await;
-    world.event("lease.active", 2).await;
+    world.event(dead(1)).await;
+    world.event(LeaseEvent::Activated { node: NodeId(2) }).await;
     let got_all = all
         .until("both events", |all| {
             let kinds: Vec<Value> = all.iter().map(|one| one.json()["type"].clone()).collect();
@@ -232,13 +235,13 @@ async fn an_event_arrives_signed_and_only_where_its_kind_is_wanted() {
     );
     // A test goes to one alone.
     let Cas::Done(test) =
-        world.fleet.store.test_webhook(of_nodes, None, world.fleet.now()).await.expect("begun")
+        world.fleet.store.webhooks().test(of_nodes, None, world.fleet.now()).await.expect("begun")
     else {
         panic!("there is that webhook")
     };
     nodes.until("the test", |all| all.iter().any(|one| one.json()["type"] == "webhook.test")).await;
     wait_until("the test is recorded", PATIENCE, async || {
-        let seen = world.fleet.store.delivery(test).await.expect("read")?;
+        let seen = world.fleet.store.webhooks().delivery(test).await.expect("read")?;
         (seen.state == DeliveryState::Delivered && seen.status == Some(204)).then_some(())
     })
     .await;
@@ -254,7 +257,7 @@ async fn a_receiver_that_fails_gets_the_same_event_again() {
     let port = free_port().to_string();
     let address = format!("127.0.0.1:{port}");
     let _scheduler = world.scheduler(&[("ORION_METRICS_LISTEN", &address)]);
-    world.event("node.dead", 1).await;
+    world.event(dead(1)).await;
     receiver.until("the first try", |all| !all.is_empty()).await;
     world.until_tally(webhook, "the failure is shown", |tally| tally.failing == 1).await;
     let tally = world.tally(webhook).await;
@@ -295,7 +298,7 @@ async fn a_receiver_that_hangs_holds_up_no_other_and_loses_nothing() {
     let (works, _) = world.webhook(&well.url, &["node.dead"]).await;
     let _scheduler = world.scheduler(&[]);
     for number in 0..150 {
-        world.event("node.dead", number).await;
+        world.event(dead(number)).await;
     }
     hanging.until("it hangs", |all| !all.is_empty()).await;
     let begun = Instant::now();
@@ -319,11 +322,11 @@ async fn what_a_killed_scheduler_was_sending_is_sent_by_another() {
     let receiver = Receiver::start(|number| if number == 0 { Reaction::Hang } else { status(200) }).await;
     let (webhook, secret) = world.webhook(&receiver.url, &["node.dead"]).await;
     let mut first = world.scheduler(&[]);
-    world.event("node.dead", 1).await;
+    world.event(dead(1)).await;
     receiver.until("it is being sent", |all| all.len() == 1).await;
     first.kill();
     // Nobody runs while this happens.
-    world.event("node.dead", 2).await;
+    world.event(dead(2)).await;
     assert_eq!(world.tally(webhook).await.pending, 1, "the second is not even written down");
     let _second = world.scheduler(&[]);
     let got = receiver
@@ -349,7 +352,7 @@ async fn of_several_schedulers_one_sends_an_event() {
     }
     let mut schedulers: Vec<Scheduler> = (0..3).map(|_| world.scheduler(&[])).collect();
     for number in 0..100 {
-        world.event("node.dead", number).await;
+        world.event(dead(number)).await;
         if number == 50 {
             // One that says goodbye leaves nothing behind.
             schedulers.remove(0).stop();
@@ -386,7 +389,7 @@ async fn a_redirect_is_not_followed_an_endless_reply_not_read_and_no_secret_logg
     let nowhere = format!("http://127.0.0.1:{}/?token=hunter2", free_port());
     let (refused, third_secret) = world.webhook(&nowhere, &["node.dead"]).await;
     let scheduler = world.scheduler(&[("ORION_LOG", "trace,sqlx=info,russh=info")]);
-    world.event("node.dead", 1).await;
+    world.event(dead(1)).await;
     world
         .until_tally(flooded, "a reply without an end is one", |tally| {
             tally.last.as_ref().is_some_and(|last| last.state == DeliveryState::Delivered)

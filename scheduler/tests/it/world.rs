@@ -4,7 +4,7 @@ use crate::{PATIENCE, process::Scheduler};
 use orion_domain::{
     EventId, LeaseId, NodeId, Secret, Timestamp,
     brake::Brake,
-    lease::{Lease, LeaseState, OnNodeLoss},
+    lease::{Holding, Lease, LeaseState, OnNodeLoss},
     node::{Facts, Node},
     share::Share,
 };
@@ -14,8 +14,8 @@ use orion_service::{
     sealed::MasterKey,
 };
 use orion_store::{
-    CreateUser, Event, EventTail, NewAccount, PlaceOutcome, PlaceRequest, RegisterNode, RegisterOutcome,
-    Role, Store,
+    CreateUser, Event, EventTail, NewAccount, NewUser, PlaceOutcome, PlaceRequest, RegisterNode,
+    RegisterOutcome, Store,
 };
 use orion_testkit::{MariaDb, Worker, Workers, wait_until};
 use std::{
@@ -27,12 +27,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Worlds at once: each has several processes a worker, and the machine may have two cores.
 static ROOM: Semaphore = Semaphore::const_new(2);
-/// How many schedulers were started here.
+/// Number of schedulers started here.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 /// User ids that no account of the machine has, nor any lease.
 const FIRST_UID: u32 = 1_000_000_000;
 
-/// Everything, started; everything is gone when it is dropped.
+/// Running schedulers and workers with their database; all of it is gone when the value is dropped.
 pub struct World {
     // First, so that no scheduler sees the workers go.
     schedulers: Vec<Scheduler>,
@@ -51,12 +51,7 @@ impl World {
         let room = ROOM.acquire().await.expect("never closed");
         let database_url = MariaDb::shared().create_database().url;
         let master_key = MasterKey::generate();
-        let settings = Settings {
-            database_urls: vec![database_url.clone()],
-            database_connections_max: 8,
-            master_key: master_key.clone(),
-            playbooks_dir: None,
-        };
+        let settings = Settings::new(vec![database_url.clone()], 8, master_key.clone());
         let assembled = assemble(&settings).await.expect("it assembles");
         let mut world = Self {
             schedulers: Vec::new(),
@@ -71,6 +66,7 @@ impl World {
         let ca = assembled.keys.control_ca.public_line();
         world
             .store()
+            .accounts()
             .create_join_token(&sha(7), "test", None, None, None, world.now())
             .await
             .expect("stored");
@@ -96,9 +92,10 @@ impl World {
         world
     }
 
-    async fn register(&self, worker: &Worker, number: u32) -> NodeId {
+    /// Returns the request with which a worker registers.
+    pub fn registration(&self, worker: &Worker, number: u32) -> RegisterNode {
         let key = worker.host_key();
-        let request = RegisterNode {
+        RegisterNode {
             hostname: worker.name().parse().expect("a name"),
             addr: worker.ip().to_string().parse().expect("an address"),
             port: 22.try_into().expect("a port"),
@@ -108,10 +105,16 @@ impl World {
             body_sha256: sha(1_000 + number),
             join_token_sha256: Some(sha(7)),
             node_token_sha256_presented: None,
+            boot_id: None,
+            machine_id_sha256: None,
             new_node_token_sha256: sha(2_000 + number),
             now: self.now(),
-        };
-        let RegisterOutcome::Created(node) = self.store().register_node(&request).await.expect("stored")
+        }
+    }
+
+    async fn register(&self, worker: &Worker, number: u32) -> NodeId {
+        let request = self.registration(worker, number);
+        let RegisterOutcome::Created(node) = self.store().nodes().register(&request).await.expect("stored")
         else {
             panic!("{} is known already", worker.name())
         };
@@ -154,7 +157,7 @@ impl World {
     /// The names of all schedulers that run here, in the order of their start.
     pub async fn names(&self) -> Vec<String> {
         wait_until("every scheduler beats", PATIENCE, async || {
-            let replicas = self.store().replicas().await.map_err(|error| error.to_string())?;
+            let replicas = self.store().cluster().replicas().await.map_err(|error| error.to_string())?;
             let name_of = |scheduler: &Scheduler| {
                 let pid = format!("-{}-", scheduler.pid());
                 replicas
@@ -168,7 +171,7 @@ impl World {
         .await
     }
 
-    /// For each node the scheduler that should look after it.
+    /// Returns for each node the scheduler that should look after it.
     pub async fn owners(&self) -> Vec<(NodeId, usize)> {
         let names = self.names().await;
         let owner = |node: NodeId| {
@@ -220,7 +223,7 @@ impl World {
     }
 
     pub async fn node(&self, node: NodeId) -> Node {
-        self.store().node(node).await.expect("the database answers").expect("it is known")
+        self.store().nodes().get(node).await.expect("the database answers").expect("it is known")
     }
 
     /// Waits until the node is as `wanted` says.
@@ -234,7 +237,7 @@ impl World {
 
     pub async fn until_brake(&self, what: &str, wanted: impl Fn(&Brake) -> bool) -> Brake {
         wait_until(what, PATIENCE, async || {
-            let brake = self.store().brake().await.map_err(|error| error.to_string())?;
+            let brake = self.store().cluster().brake().await.map_err(|error| error.to_string())?;
             if wanted(&brake) { Ok(brake) } else { Err(format!("{brake:?}")) }
         })
         .await
@@ -248,11 +251,11 @@ impl World {
 
     /// The kinds of what happened to a node.
     pub async fn kinds_of(&self, node: NodeId) -> Vec<String> {
-        let events = self.store().events_of_node(node, 500).await.expect("events");
+        let events = self.store().events().of_node(node, 500).await.expect("events");
         events.into_iter().map(|event| event.kind).collect()
     }
 
-    /// How often `kind` happened to a node.
+    /// Counts the events of `kind` on a node.
     pub async fn count_of(&self, node: NodeId, kind: &str) -> usize {
         self.kinds_of(node).await.iter().filter(|seen| *seen == kind).count()
     }
@@ -261,7 +264,7 @@ impl World {
     pub async fn lease(&self) -> (LeaseId, NodeId) {
         let now = self.now();
         let name = "alice".parse().expect("a name");
-        let made = self.store().create_user(&name, "x", Role::User, now, None).await.expect("stored");
+        let made = self.store().accounts().create(&NewUser::new(&name, "x"), now).await.expect("stored");
         let CreateUser::Created(user) = made else { panic!("one lease a world") };
         let account = NewAccount {
             password_hash: Secret::new(
@@ -280,16 +283,20 @@ impl World {
             name: None,
             accounts: vec![account],
             tags: Vec::new(),
+            holding: Holding::WholeNode,
+            containers: Vec::new(),
             on_node_loss: OnNodeLoss::Migrate,
+            nodes_max: None,
             request_key: "request".into(),
             idem: None,
-            holder: config.holder.clone(),
-            claim_ttl: config.claim_ttl,
-            first_uid: config.first_uid,
-            last_uid: config.last_uid,
+            first_turn: config.claim_ttl,
+            first_uid: orion_domain::reconcile::FIRST_UID,
+            last_uid: orion_domain::reconcile::LAST_UID,
             now,
         };
-        let PlaceOutcome::Placed(mut placements) = self.store().place(&request).await.expect("stored") else {
+        let PlaceOutcome::Placed(mut placements) =
+            self.store().leases().place(&request).await.expect("stored")
+        else {
             panic!("no node is free")
         };
         let done = self.fleet.provision(placements.remove(0)).await.expect("a node takes it");
@@ -300,7 +307,7 @@ impl World {
     pub async fn until_moved(&self, lease: LeaseId, left: NodeId) -> NodeId {
         wait_until("the lease is active on another node", PATIENCE, async || {
             let seen: Lease =
-                self.store().lease(lease).await.map_err(|e| e.to_string())?.ok_or("it is gone")?;
+                self.store().leases().get(lease).await.map_err(|e| e.to_string())?.ok_or("it is gone")?;
             if let LeaseState::Active { node } = seen.state
                 && node != left
             {
@@ -325,6 +332,6 @@ impl Drop for World {
     }
 }
 
-fn sha(number: u32) -> String {
+pub fn sha(number: u32) -> String {
     format!("{number:064x}")
 }

@@ -27,14 +27,14 @@ const OPENRC_LOG: &str = "var/log/orion-agent.log";
 /// Longest that the init's tools may take: stopping takes up to 15 s.
 const TOOL_MAX: Duration = Duration::from_secs(60);
 
-/// What starts services.
+/// Init system that starts services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Init {
     /// systemd.
     Systemd,
     /// OpenRC.
     Openrc,
-    /// None of them: the agent is started by whoever runs the machine.
+    /// Absence of both: the agent is started by whoever runs the machine.
     None,
 }
 
@@ -59,7 +59,7 @@ pub fn choose(asked: Option<Init>, places: &Places) -> Result<Init, String> {
 }
 
 impl Init {
-    /// As in `--init`.
+    /// Returns the name that `--init` takes.
     pub fn name(self) -> &'static str {
         match self {
             Self::Systemd => "systemd",
@@ -196,7 +196,7 @@ impl Init {
         Ok(())
     }
 
-    /// For someone who wants it to run.
+    /// Returns a hint how the agent is started.
     pub fn how_to_start(self, places: &Places) -> String {
         match (self, places.is_this_machine()) {
             (Self::None, _) => "set -a; . /etc/orion/agent.env; exec /usr/local/sbin/orion-agent run".into(),
@@ -206,7 +206,7 @@ impl Init {
         }
     }
 
-    /// For someone who wants to know why not.
+    /// Returns the place of the agent's log, for a hint.
     pub fn where_the_log_is(self) -> &'static str {
         match self {
             Self::Systemd => "`journalctl -u orion-agent`",

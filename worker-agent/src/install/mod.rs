@@ -19,9 +19,11 @@ mod removal;
 mod settings;
 
 use crate::{
+    check::OPEN_LEASES,
     config::{Options, SSH_PORT},
     sshd::Sshd,
     state::StateDir,
+    way_in::Probe,
 };
 use boot::Init;
 use clap::{Args, ValueEnum};
@@ -35,10 +37,10 @@ use std::{
 
 pub use removal::uninstall;
 
-/// How long is waited for the first registration.
+/// Longest wait for the first registration.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(10);
 
-/// What `install` can be told beyond the agent's own settings, which it writes down.
+/// Options of `install` beyond the agent's own settings, which it writes down.
 #[derive(Args)]
 #[command(
     after_help = "The join token comes from --join-token-file, from ORION_JOIN_TOKEN or from standard input.\n\
@@ -48,7 +50,7 @@ pub struct InstallArgs {
     /// The control plane's authority for logins (public keys, one a line), if it is known beforehand
     #[arg(long, value_name = "FILE")]
     ssh_ca: Option<PathBuf>,
-    /// What starts the agent at boot; by default what is found
+    /// Init system that starts the agent at boot; by default the one that is found
     #[arg(long, value_enum)]
     init: Option<Init>,
     /// Install into the system that lies in DIR (an image, a chroot) and start nothing
@@ -57,9 +59,12 @@ pub struct InstallArgs {
     /// Start nothing now, only at the next boot
     #[arg(long)]
     no_start: bool,
+    /// Let lease accounts log in by password and key whatever sshd is told otherwise: a rule for the group orion-lease
+    #[arg(long)]
+    open_leases: bool,
 }
 
-/// What `uninstall` can be told.
+/// Options of `uninstall`.
 #[derive(Args)]
 pub struct UninstallArgs {
     /// Remove what protects this node from an outdated control plane, too: the epoch and the highest uid
@@ -104,6 +109,12 @@ pub fn install(args: &InstallArgs, options: &Options) -> Result<(), String> {
         say(if installed { "wrote" } else { "same" }, &sshd.ca_file());
         say(if installed { "wrote" } else { "same" }, &sshd.snippet_file());
     }
+    if args.open_leases {
+        let written = sshd.open_leases().map_err(|problem| {
+            format!("{problem}\nhint: without --open-leases sshd's rules stay as they are")
+        })?;
+        say(if written { "wrote" } else { "same" }, &sshd.lease_rule_file());
+    }
     let service_is_new = init.write_service(&places)?;
     init.enable(&places)?;
     if args.no_start || !init.is_running(&places) {
@@ -111,6 +122,7 @@ pub fn install(args: &InstallArgs, options: &Options) -> Result<(), String> {
     } else {
         init.start(program_is_new || settings_are_new || service_is_new)?;
         wait_for_registration(&places, init);
+        note_way_in(&settings);
     }
     note_port(&sshd, &settings);
     Ok(())
@@ -167,6 +179,17 @@ fn wait_for_registration(places: &Places, init: Init) {
         std::thread::sleep(Duration::from_millis(100));
     }
     println!("not registered yet, it tries on: see {} and `orion-agent check`", init.where_the_log_is());
+}
+
+/// Says what keeps lease accounts from logging in.
+fn note_way_in(settings: &Settings) {
+    let found = Probe::of_this_machine().prove(&settings.get("MY_HOST_IP").unwrap_or_default());
+    // The agent, which runs already, may be at it.
+    if let Ok(found) = found
+        && !found.open
+    {
+        println!("note: no lease can be placed here yet: {}\nhint: {OPEN_LEASES}", found.reason);
+    }
 }
 
 /// A port that is forwarded to sshd's is fine; one that was forgotten is not.

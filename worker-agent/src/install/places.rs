@@ -23,7 +23,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// Of the system in `root`.
+    /// Returns the places of the system in `root`.
     ///
     /// # Errors
     /// No system lies there.
@@ -71,7 +71,7 @@ impl Places {
         self.at("etc/orion").join(name)
     }
 
-    /// For a hint.
+    /// Returns the command that installs sshd, for a hint.
     pub fn how_to_install_sshd(&self) -> &'static str {
         if is_there(&self.at("sbin/apk")) { "apk add openssh" } else { "apt-get install openssh-server" }
     }
@@ -220,7 +220,8 @@ impl Places {
     }
 }
 
-/// Where a file is written before it takes its place: a name that neither sshd nor an init reads.
+/// Returns the path to which a file is written before it takes its place: a name that neither sshd nor an
+/// init reads.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".orion-new");

@@ -33,12 +33,16 @@ pub fn uninstall(args: &UninstallArgs) -> Result<(), String> {
 
     Init::remove_services(&places)?;
     let sshd = Sshd::of_system(places.root(), places.state("sshd-told"));
-    let (ca_file, snippet) = (sshd.ca_file(), sshd.snippet_file());
+    let (ca_file, snippet, lease_rule) = (sshd.ca_file(), sshd.snippet_file(), sshd.lease_rule_file());
+    let had_lease_rule = is_there(&lease_rule);
     if sshd.distrust()? {
         say("removed", &ca_file);
         say("removed", &snippet);
+        if had_lease_rule {
+            say("removed", &lease_rule);
+        }
     }
-    for unfinished in [ca_file.with_extension("new"), snippet.with_extension("new")] {
+    for unfinished in [&ca_file, &snippet, &lease_rule].map(|file| file.with_extension("new")) {
         places.remove(&unfinished)?;
     }
     places.remove_if_empty(&places.at("etc/ssh/orion"));
@@ -78,8 +82,9 @@ fn lease_files(places: &Places) -> Vec<PathBuf> {
     entries.flatten().map(|entry| entry.path()).filter(is_uid).collect()
 }
 
-/// What the control plane's playbooks keep on a node. An epoch and a highest uid are kept for the case that
-/// this machine becomes a node again; an agent installed later keeps the deadlines of leases that stay.
+/// Removes what the control plane's playbooks keep on a node. An epoch and a highest uid are kept for the
+/// case that this machine becomes a node again; an agent installed later keeps the deadlines of leases
+/// that stay.
 fn remove_records(places: &Places, purge: bool, leases_stay: bool) -> Result<(), String> {
     let records = places.at("var/lib/orion");
     if leases_stay {
@@ -89,9 +94,10 @@ fn remove_records(places: &Places, purge: bool, leases_stay: bool) -> Result<(),
         places.remove_tree(&records)?;
         remove_group(places)?;
     } else {
-        for dir in ["leases", "keys"] {
+        for dir in ["leases", "keys", "passwords"] {
             places.remove_if_empty(&records.join(dir));
         }
+        places.remove_tree(&records.join("reserve"))?;
         places.remove_if_empty(&records);
     }
     // A playbook that is at work holds its lock; then it stays, and goes with the next boot.
@@ -101,8 +107,8 @@ fn remove_records(places: &Places, purge: bool, leases_stay: bool) -> Result<(),
         Err(_) => true,
     };
     if is_free {
-        places.remove(&lock)?;
-        places.remove_if_empty(&places.at("run/orion"));
+        // The deadline process has ended with the last lease file.
+        places.remove_tree(&places.at("run/orion"))?;
     }
     Ok(())
 }

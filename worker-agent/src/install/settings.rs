@@ -22,7 +22,7 @@ const CA_FILE: &str = "/etc/orion/api-ca.pem";
 /// Longest join token, in bytes.
 const TOKEN_MAX: u64 = 4096;
 
-/// What this run of `install` was told.
+/// Settings given to this run of `install`.
 #[derive(Default)]
 pub struct Given {
     lines: Vec<(&'static str, String)>,
@@ -31,7 +31,7 @@ pub struct Given {
 }
 
 impl Given {
-    /// From flags and environment. Standard input is read later, and only if a token is needed.
+    /// Reads flags and environment. Standard input is read later, and only if a token is needed.
     ///
     /// # Errors
     /// A file that was named cannot be used.
@@ -43,8 +43,13 @@ impl Given {
         add("MY_HOST_IP", options.ip.as_ref().map(ToString::to_string));
         add("MY_HOSTNAME", options.hostname.as_ref().map(|name| name.as_str().to_owned()));
         add("ORION_INSECURE_HTTP", options.insecure_http.map(|yes| yes.to_string()));
+        add("ORION_CONTAINERS_LISTEN", options.containers_listen.map(|address| address.to_string()));
+        let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        add("ORION_CONTAINERS_CERT", file(&options.containers_cert));
+        add("ORION_CONTAINERS_KEY", file(&options.containers_key));
         let tags: Vec<_> = options.tags.iter().map(|tag| tag.as_str()).collect();
         add("ORION_WORKER_TAGS", (!tags.is_empty()).then(|| tags.join(",")));
+        add("ORION_AGENT_GPUS", options.gpus.clone());
         let api_ca = options.api_ca.as_deref().map(certificates).transpose()?;
         Ok(Self { lines, join_token: given_token(options)?, api_ca })
     }
@@ -88,7 +93,7 @@ fn token_from_stdin() -> Result<Secret, String> {
     })
 }
 
-/// What will stand in the files.
+/// Settings to be written to the files.
 pub struct Settings {
     lines: Vec<String>,
     join_token: Option<Secret>,
@@ -96,7 +101,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What stands there, with what was given now.
+    /// Loads the settings of the files and applies those given now.
     ///
     /// # Errors
     /// The file cannot be read, or a value cannot be written down.
@@ -200,7 +205,7 @@ impl Settings {
     }
 }
 
-/// As the agent reads it, so that both take the same words.
+/// Parses a boolean as the agent does, so that both take the same words.
 fn yes_or_no(value: &str) -> Result<bool, String> {
     let read = BoolishValueParser::new().parse_ref(&clap::Command::new("install"), None, value.as_ref());
     read.map_err(|_| format!("ORION_INSECURE_HTTP is neither yes nor no: '{value}'\nhint: true or false"))

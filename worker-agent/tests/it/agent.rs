@@ -147,7 +147,7 @@ impl Drop for Sshd {
     }
 }
 
-/// What a lease file says; seconds count from now.
+/// Content of a lease file; seconds count from now.
 #[derive(Clone)]
 pub struct Lease {
     pub user: &'static str,

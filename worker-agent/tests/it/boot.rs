@@ -5,6 +5,7 @@ use crate::{
     control_plane::{CA, ControlPlane, JOIN_TOKEN},
     machine::{Boots, Machine},
 };
+use std::{fs, path::Path};
 
 fn install(machine: &Machine, control_plane: &ControlPlane) -> String {
     machine.sh(&format!(
@@ -94,6 +95,29 @@ fn under_systemd_an_installed_agent_survives_kill_and_reboot_and_leaves_nothing_
 #[test]
 fn under_openrc_an_installed_agent_survives_kill_and_reboot_and_leaves_nothing_when_uninstalled() {
     from_install_to_uninstall(Boots::Openrc);
+}
+
+#[test]
+fn where_bash_is_sh_systemd_stops_the_deadline_process_of_a_node_without_an_agent_at_once() {
+    let machine = Machine::boot(Boots::Systemd);
+    machine.sh("ln -sf bash /bin/sh");
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../playbooks/lib");
+    let text = |name: &str| fs::read_to_string(library.join(name).with_extension("sh")).unwrap();
+    let process =
+        ["accounts", "door", "processes", "leases", "places", "boot", "containers", "deadline"].map(text);
+    fs::write(machine.path("/opt/deadline.text"), format!("first_uid=200000\n{}", process.concat())).unwrap();
+    fs::write(machine.path("/opt/boot.sh"), text("boot")).unwrap();
+    machine.add_account("alice", 200_017);
+    machine.sh("mkdir -p /var/lib/orion/leases");
+    machine.write_lease(&Lease::ending("alice", 200_017, 3600));
+    // As a playbook installs it.
+    machine.sh(". /opt/boot.sh; detached_script=$(cat /opt/deadline.text); keep_boot_hook; \
+         systemctl daemon-reload; systemctl start orion-deadline");
+    wait_for("it keeps the lease", || {
+        machine.try_sh("[ -s /run/orion/kept ]").status.success().then_some(())
+    });
+    machine.sh("timeout 20 systemctl stop orion-deadline");
+    machine.sh("! kill -0 $(cat /run/orion/deadline.pid)");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{path::PathBuf, process::Command};
 
 const ENTRYPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/container/agent-entrypoint.sh");
 
-/// With the agent where an image has it, and no host keys.
+/// Starts a machine with the agent where an image has it, and no host keys.
 fn start(shell: &str, control_plane: &ControlPlane, port: u16) -> Machine {
     let prepare = format!(
         "cp {ENTRYPOINT} opt/agent-entrypoint.sh; cp opt/orion-agent usr/local/sbin/; rm etc/ssh/ssh_host_*\n\

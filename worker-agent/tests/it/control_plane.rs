@@ -124,7 +124,7 @@ impl ControlPlane {
         }
     }
 
-    /// As after a reset: knows no node, and every link is told.
+    /// Forgets all nodes and tells every link, as after a reset.
     pub fn forget(&self) {
         self.world().nodes.clear();
         self.say(&ToAgent::RegisterAgain);
@@ -160,11 +160,12 @@ async fn register(State(world): State<Shared>, headers: HeaderMap, body: Bytes) 
         world.lost_replies -= 1;
         return StatusCode::BAD_GATEWAY.into_response();
     }
-    (StatusCode::from_u16(status).unwrap(), Json(reply)).into_response()
+    let reply = (StatusCode::from_u16(status).unwrap(), Json(reply));
+    if status == 429 { ([(header::RETRY_AFTER, "4")], reply).into_response() } else { reply.into_response() }
 }
 
 impl World {
-    /// What the last beat said.
+    /// Returns whether sshd answered according to the last beat.
     pub fn sshd_is_up(&self) -> bool {
         let said = self.messages.iter().rev().find_map(|message| match message {
             FromAgent::Beat { sshd, .. } => Some(*sshd),

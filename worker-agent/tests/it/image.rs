@@ -80,8 +80,8 @@ impl Image {
         String::from_utf8(done.stderr).unwrap()
     }
 
-    /// Everything in it; of /usr only the files that are not this machine's (a directory appears in the upper
-    /// layer by being looked into).
+    /// Lists everything in the image; of /usr only the files that are not this machine's (a directory appears
+    /// in the upper layer by being looked into).
     fn tree(&self) -> String {
         run(
             "sh",
@@ -186,7 +186,8 @@ fn only_root_may_install_and_uninstall() {
     // Debug builds may lie where nobody else can read them.
     let dir = tempfile::tempdir().unwrap();
     let copy = dir.path().join("orion-agent");
-    fs::copy(binary(), &copy).unwrap();
+    // By another process: what this one wrote could be `Text file busy` as long as another thread starts a program.
+    assert!(Command::new("cp").arg(binary()).arg(&copy).status().unwrap().success());
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     for command in ["install", "uninstall"] {
         let done = Command::new("setpriv")

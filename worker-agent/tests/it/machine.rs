@@ -71,7 +71,7 @@ const OPENRC: [&str; 2] = [
     "exec /sbin/openrc-init",
 ];
 
-/// What a machine boots with.
+/// Init system that a machine boots with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Boots {
     Systemd,
@@ -153,7 +153,7 @@ impl Machine {
         wait_for("the machine has booted", || self.try_sh(line).status.success().then_some(()));
     }
 
-    /// What process 1 and the setting up printed.
+    /// Returns what process 1 and the setting up printed.
     pub fn console(&self) -> String {
         fs::read_to_string(self.dir.path().join("console")).unwrap()
     }
@@ -229,11 +229,13 @@ impl Machine {
         self.sh("cat /proc/sys/kernel/random/boot_id").trim().to_owned()
     }
 
-    /// Everything on the disk that an installation could touch: names, kinds, modes, owners, and contents.
+    /// Lists everything on the disk that an installation could touch: names, kinds, modes, owners, and
+    /// contents. No probe of the way in is at work meanwhile.
     pub fn tree(&self) -> Vec<String> {
         let found = self.sh(
-            "find /etc /usr/local /var/lib /var/log /home /opt -xdev \
-                 \\( -path /var/lib/systemd -o -path /var/log/journal -o -path /etc/machine-id -o -path /etc/.pwd.lock -o -path /etc/.updated -o -path /var/.updated -o -path /var/lib/private \
+            "if [ -d /run/orion ]; then exec 8>>/run/orion/probe.lock && flock 8; fi
+             find /etc /usr/local /var/lib /var/log /home /opt -xdev \
+                 \\( -path '/etc/*-' -o -path /var/lib/systemd -o -path /var/log/journal -o -path /etc/machine-id -o -path /etc/.pwd.lock -o -path /etc/.updated -o -path /var/.updated -o -path /var/lib/private \
                      -o -path /var/log/wtmp -o -path /var/log/lastlog -o -path /var/log/btmp -o -name '*.cache' \\) -prune \
                  -o -type f -size -1M -printf '%p %m %U %G ' -exec sh -c 'md5sum <\"$0\"' {} \\; \
                  -o ! -type f -printf '%p %y %m %U %G %l\\n' | sort",

@@ -4,8 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "tests and their helpers fail by panicking")]
 
 mod agent;
+mod booking;
 mod boot;
 mod container;
+mod containers;
 mod control_plane;
 mod deadlines;
 mod image;
@@ -13,4 +15,5 @@ mod link;
 mod machine;
 mod registration;
 mod services;
+mod way_in;
 mod worker;

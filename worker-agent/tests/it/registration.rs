@@ -163,6 +163,17 @@ fn a_control_plane_whose_database_is_away_is_tried_again() {
 }
 
 #[test]
+fn a_429_is_waited_out_for_as_long_as_it_asks_for() {
+    let (home, control_plane) = (Home::new(), ControlPlane::start());
+    control_plane.world().instead = vec![(429, json!({"detail": "slowly"}))];
+    let agent = home.start(&control_plane.url(), JOIN_TOKEN);
+    agent.logs("too many requests for the control plane (429): slowly", 1);
+    let asked = std::time::Instant::now();
+    control_plane.wait_until("a link", |world| world.links_taken == 1);
+    assert!(asked.elapsed() > std::time::Duration::from_secs(3), "{:?}", asked.elapsed());
+}
+
+#[test]
 fn plain_http_to_another_machine_is_refused_without_leave() {
     let home = Home::new();
     let done = home.command("http://192.0.2.7").env("ORION_JOIN_TOKEN", JOIN_TOKEN).output().unwrap();

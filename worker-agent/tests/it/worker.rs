@@ -94,6 +94,11 @@ impl Worker {
         String::from_utf8(done.stdout).unwrap()
     }
 
+    /// Does a line of shell succeed inside?
+    pub fn test(&self, line: &str) -> bool {
+        self.inside().args(["sh", "-c", line]).output().unwrap().status.success()
+    }
+
     /// A process of `user` inside that goes on in the background.
     pub fn start_process(&self, user: &str, line: &str) {
         self.sh(&format!(
@@ -132,10 +137,18 @@ impl Worker {
         text.lines().find(|line| line.starts_with(&format!("{user}:"))).unwrap().to_owned()
     }
 
+    /// Shut by the tools (an end in the past, or a shell that is none), or by a byte each of both files.
     pub fn is_locked(&self, user: &str) -> bool {
         let line = self.shadow(user);
         let fields: Vec<_> = line.split(':').collect();
-        fields[1].starts_with('!') && fields[7] == "1"
+        let shell = self.shell(user);
+        fields[1].starts_with('!') && (fields[7] == "1" || shell == "/bin/false" || shell.starts_with('!'))
+    }
+
+    pub fn shell(&self, user: &str) -> String {
+        let text = fs::read_to_string(self.path("/etc/passwd")).unwrap();
+        let line = text.lines().find(|line| line.starts_with(&format!("{user}:"))).unwrap();
+        line.rsplit(':').next().unwrap().to_owned()
     }
 
     pub fn write_lease(&self, lease: &Lease) {
@@ -166,11 +179,16 @@ impl Worker {
 
     /// The agent inside, with nothing but defaults.
     pub fn start_agent(&self, api: &str, join_token: &str) -> Agent {
+        self.start_agent_with(api, join_token, &[])
+    }
+
+    /// The agent inside, with these settings, too.
+    pub fn start_agent_with(&self, api: &str, join_token: &str, settings: &[(&str, &str)]) -> Agent {
         let log = self.dir.path().join("agent.log");
         let stderr = File::options().create(true).append(true).open(&log).unwrap();
         let mut command = self.inside();
         command.env("API_ENDPOINT", api).env("MY_HOST_PORT", self.sshd_port.to_string());
-        command.env("ORION_JOIN_TOKEN", join_token).env("RUST_LOG", "debug");
+        command.env("ORION_JOIN_TOKEN", join_token).env("RUST_LOG", "debug").envs(settings.iter().copied());
         let child = command.arg("/usr/local/bin/orion-agent").stderr(stderr).spawn().unwrap();
         Agent::with_log(child, log)
     }

@@ -1,8 +1,8 @@
 //! The TypeScript client: node's packages, the types, the compiler, and a program that uses them.
 
 use super::work_directory;
-use crate::{
-    failure::{Failure, Outcome, failed_to},
+use orion_console::{
+    Failure, Outcome, failed_to,
     process::{capture, run},
     repo::root,
 };
@@ -13,7 +13,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// What `orion up` says when it listens.
+/// Text that `orion up` prints before its address when it listens.
 const IS_UP: &str = "orion is up at ";
 
 fn home() -> PathBuf {
@@ -50,9 +50,6 @@ pub fn types(document: &str) -> Outcome<String> {
 }
 
 /// Compiles the program that uses the types.
-///
-/// # Errors
-/// With what the compiler found.
 pub fn compile() -> Outcome {
     let built = work_directory("smoke")?;
     run(tool("tsc")?.arg("--project").arg(".").arg("--outDir").arg(&built))?;

@@ -11,9 +11,10 @@ use crate::{
 use serde_json::Value;
 use std::{collections::VecDeque, time::Duration};
 
-/// Without `-f`: a stream that is silent for so long has told all it has.
+/// Time without data after which a stream counts as complete (without `-f`).
 const QUIET: Duration = Duration::from_secs(2);
-/// With `-f`: a connection that is silent for so long is taken for dead (the API sends a comment more often).
+/// Time without data after which a connection counts as lost (with `-f`; the API sends a comment more
+/// often).
 const SILENCE_MAX: Duration = Duration::from_secs(90);
 /// The pause before the first reconnection; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -29,7 +30,7 @@ pub struct EventsArgs {
     /// Begin behind the event with this number
     #[arg(long, value_name = "ID")]
     since: Option<u64>,
-    /// Without -f: how many of the latest to show
+    /// Number of latest events to show (without -f)
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50, conflicts_with = "follow")]
     last: usize,
 }

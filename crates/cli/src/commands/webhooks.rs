@@ -31,7 +31,7 @@ pub struct CreateArgs {
     /// An http:// or https:// address
     #[arg(value_name = "URL")]
     url: String,
-    /// Which events: node.dead, lease.* for a group; may be repeated [default: all]
+    /// Kinds of events: node.dead, lease.* for a group; may be repeated [default: all]
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     kind: Vec<String>,
     /// Sign with the secret in this file (whsec_ and base64) in place of a new one
@@ -42,7 +42,7 @@ pub struct CreateArgs {
 /// A webhook.
 #[derive(Debug, clap::Args)]
 pub struct WhichArgs {
-    /// Its number: orion webhooks ls
+    /// Number of the webhook: orion webhooks ls
     #[arg(value_name = "ID")]
     id: i64,
 }

@@ -1,6 +1,6 @@
 //! Completion scripts: good for their shells, and with the names of leases.
 
-use crate::{Home, fake_api::FakeApi};
+use orion_testkit::{FakeApi, Home};
 use serde_json::json;
 use std::process::Command;
 
@@ -11,7 +11,7 @@ fn the_bash_script_is_good_bash_and_completes_names_of_leases() {
     let home = Home::logged_in(&api);
     let script = home.run(&["completions", "bash"]);
     assert_eq!(script.code, Some(0), "{script:?}");
-    let path = home.directory.path().join("orion.bash");
+    let path = home.path().join("orion.bash");
     std::fs::write(&path, &script.out).expect("written");
     let checked = Command::new("bash").arg("-n").arg(&path).output().expect("bash is there");
     assert!(checked.status.success() && checked.stderr.is_empty(), "{checked:?}");

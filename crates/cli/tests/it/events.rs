@@ -1,7 +1,4 @@
-use crate::{
-    Home,
-    fake_api::{Answer, FakeApi},
-};
+use orion_testkit::{Answer, FakeApi, Home};
 use serde_json::json;
 
 const FIRST: &str = "retry: 10\n\nid: 7\nevent: lease.migrating\n\

@@ -1,7 +1,4 @@
-use crate::{
-    Home,
-    fake_api::{Answer, FakeApi},
-};
+use orion_testkit::{Answer, Ended, FakeApi, Home, ended};
 use serde_json::{Value, json};
 use std::process::Stdio;
 
@@ -102,7 +99,7 @@ fn a_reader_that_stops_reading_is_no_error() {
     let mut command = home.command(&["ls"]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
-    let ended = crate::finished(child.wait_with_output().unwrap());
+    let ended = Ended::from(child.wait_with_output().unwrap());
     assert_eq!((ended.code, ended.err.as_str()), (Some(141), ""));
 }
 
@@ -110,7 +107,7 @@ fn a_reader_that_stops_reading_is_no_error() {
 fn an_api_that_is_not_there_is_named() {
     let free_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut command = Home::new().command(&["nodes", "--api", &format!("http://{free_port}")]);
-    let ended = crate::ended({
+    let ended = ended({
         command.env("ORION_TOKEN", "t");
         command
     });

@@ -1,9 +1,6 @@
 //! `orion nodes drain`, `undrain`, `lift` and `forget`: which nodes are meant, what is sent, and what the progress shows.
 
-use crate::{
-    Home,
-    fake_api::{Answer, FakeApi},
-};
+use orion_testkit::{Answer, FakeApi, Home};
 use serde_json::{Value, json};
 
 fn node(id: i64, drain: &Value) -> Value {

@@ -1,6 +1,6 @@
 //! `orion up` by itself: what it refuses to start on, and what it leaves on disk.
 
-use crate::Home;
+use orion_testkit::Home;
 use std::{
     io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
@@ -111,7 +111,7 @@ fn admin_commands_make_no_database_and_name_the_one_that_they_work_on() {
             assert!(refused.err.contains("hint: ") && refused.err.contains("--data-dir"), "{refused:?}");
         }
     }
-    let made = std::fs::read_dir(home.directory.path()).expect("a home").count();
+    let made = std::fs::read_dir(home.path()).expect("a home").count();
     assert_eq!(made, 0, "nothing is made");
     drop(started(Path::new(&data)));
     let done = admin(Some(&data), &create);

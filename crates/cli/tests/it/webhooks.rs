@@ -1,7 +1,4 @@
-use crate::{
-    Home,
-    fake_api::{Answer, FakeApi},
-};
+use orion_testkit::{Answer, FakeApi, Home};
 use serde_json::{Value, json};
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
@@ -27,10 +24,10 @@ fn a_new_webhook_prints_its_secret_alone_on_standard_output() {
     assert_eq!(sent.json(), json!({"url": "https://hooks.example/", "kinds": ["lease.*", "node.dead"]}));
     assert!(sent.header("idempotency-key").is_some_and(|key| key.len() == 32));
 
-    let file = home.directory.path().join("secret");
+    let file = home.path().join("secret");
     std::fs::write(&file, format!("{SECRET}\n")).expect("a file");
     let file = file.to_str().expect("text");
-    home.run(&["webhooks", "create", "https://hooks.example/", "--secret-file", file]);
+    drop(home.run(&["webhooks", "create", "https://hooks.example/", "--secret-file", file]));
     assert_eq!(api.seen()[1].json(), json!({"url": "https://hooks.example/", "secret": SECRET}));
     let ended =
         home.run(&["webhooks", "create", "https://hooks.example/", "--secret-file", "/does/not/exist"]);

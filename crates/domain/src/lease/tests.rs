@@ -5,13 +5,104 @@ const B: NodeId = NodeId(2);
 
 fn every_state() -> Vec<LeaseState> {
     vec![
+        LeaseState::Requested,
+        LeaseState::Scheduled { reason: None },
+        LeaseState::Queued { reason: "no room".into() },
         LeaseState::Provisioning { node: A },
         LeaseState::Active { node: A },
         LeaseState::Migrating { from: A, to: None, reason: "dead".into() },
         LeaseState::Migrating { from: A, to: Some(B), reason: "dead".into() },
+        LeaseState::Yielding { node: A, reason: "room".into() },
         LeaseState::Releasing { node: A, reason: EndReason::Released },
         LeaseState::Ended { reason: EndReason::Expired },
     ]
+}
+
+type Tried = Result<(LeaseState, LeaseEvent), Refused>;
+
+/// A transition: its name, and what it does to a lease that has to do with A.
+type Transition = (&'static str, fn(LeaseState) -> Tried);
+
+const TRANSITIONS: [Transition; 13] = [
+    ("approve", LeaseState::approve),
+    ("place_on", |state| state.place_on(B, "full")),
+    ("queue", |state| state.queue("full")),
+    ("confirm A", |state| state.confirm(A)),
+    ("confirm B", |state| state.confirm(B)),
+    ("leave_node", |state| state.leave_node(A, B, "drained")),
+    ("lose A", |state| state.lose_node(A, OnNodeLoss::Migrate, "dead")),
+    ("lose B", |state| state.lose_node(B, OnNodeLoss::Migrate, "dead")),
+    ("lose_drained_node", |state| state.lose_drained_node(A, OnNodeLoss::Wait, "drained")),
+    ("preempt", |state| state.preempt("room")),
+    ("end", |state| state.end(EndReason::Released)),
+    ("finish A", |state| state.finish(A)),
+    ("finish B", |state| state.finish(B)),
+];
+
+/// For each of [`every_state`]: the transitions that it allows, each with the phase after it.
+const ALLOWED: [&[(&str, Phase)]; 10] = [
+    &[("approve", Phase::Scheduled), ("end", Phase::Ended)],
+    &[("place_on", Phase::Provisioning), ("end", Phase::Ended)],
+    &[("place_on", Phase::Provisioning), ("end", Phase::Ended)],
+    &[
+        ("place_on", Phase::Provisioning),
+        ("queue", Phase::Queued),
+        ("confirm A", Phase::Active),
+        ("end", Phase::Releasing),
+    ],
+    &[
+        ("leave_node", Phase::Migrating),
+        ("lose A", Phase::Migrating),
+        ("lose_drained_node", Phase::Migrating),
+        ("preempt", Phase::Yielding),
+        ("end", Phase::Releasing),
+    ],
+    &[("place_on", Phase::Migrating), ("confirm A", Phase::Active), ("end", Phase::Releasing)],
+    &[
+        ("place_on", Phase::Migrating),
+        ("confirm B", Phase::Active),
+        ("lose B", Phase::Migrating),
+        ("end", Phase::Releasing),
+    ],
+    &[("end", Phase::Releasing), ("finish A", Phase::Queued)],
+    &[("finish A", Phase::Ended)],
+    &[],
+];
+
+#[test]
+fn each_state_allows_its_transitions_and_refuses_every_other() {
+    for (state, allowed) in every_state().into_iter().zip(ALLOWED) {
+        for (name, transition) in TRANSITIONS {
+            let wanted = allowed.iter().find(|(known, _)| *known == name).map(|(_, phase)| *phase);
+            match transition(state.clone()) {
+                Ok((next, _)) => assert_eq!(Some(next.phase()), wanted, "{name} of {state:?}"),
+                Err(refused) => assert_eq!((refused.from, None), (state.phase().as_str(), wanted), "{name}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_phase_has_a_state_and_holds_a_node_as_its_states_do() {
+    for phase in Phase::ALL {
+        let mut states = every_state().into_iter().filter(|state| state.phase() == phase).peekable();
+        assert!(states.peek().is_some(), "{phase:?}");
+        assert!(states.all(|state| state.occupies().is_some() == phase.holds_node()), "{phase:?}");
+    }
+}
+
+#[test]
+fn a_lease_is_approved_placed_preempted_and_placed_again() {
+    let (state, event) = LeaseState::Requested.approve().unwrap();
+    assert_eq!(event, LeaseEvent::Scheduled);
+    let (state, event) = state.place_on(A, "").unwrap();
+    assert_eq!(event, LeaseEvent::Placed { node: A });
+    let (state, event) = state.confirm(A).unwrap().0.preempt("a booking begins").unwrap();
+    assert_eq!(event, LeaseEvent::Yielding { node: A, reason: "a booking begins".into() });
+    assert_eq!((state.occupies(), state.wants_account_on()), (Some(A), None), "held until it is removed");
+    let (state, event) = state.finish(A).unwrap();
+    assert_eq!(event, LeaseEvent::Queued { reason: "a booking begins".into() });
+    assert_eq!(state.place_on(B, "").unwrap().0, LeaseState::Provisioning { node: B });
 }
 
 #[test]
@@ -106,5 +197,64 @@ fn a_state_that_wants_an_account_also_occupies_that_node() {
         if let Some(node) = state.wants_account_on() {
             assert_eq!(state.occupies(), Some(node), "{state:?}");
         }
+    }
+}
+
+#[test]
+fn a_lease_is_lost_on_ended_on_and_moved_off_its_own_node_only() {
+    let elsewhere = NodeId(9);
+    for state in every_state() {
+        assert!(state.clone().lose_node(elsewhere, OnNodeLoss::Migrate, "").is_err(), "{state:?}");
+        assert!(state.clone().finish(elsewhere).is_err(), "{state:?}");
+        let is_removed = matches!(state, LeaseState::Releasing { .. } | LeaseState::Yielding { .. });
+        assert_eq!(state.finish(A).is_ok(), is_removed);
+    }
+}
+
+#[test]
+fn a_lease_that_waits_says_so_once_for_each_reason() {
+    let waiting = LeaseState::Migrating { from: A, to: None, reason: "dead".into() };
+    let (state, event) = waiting.wait_for("no node is free").expect("another reason");
+    assert_eq!(event, LeaseEvent::Waiting { reason: "no node is free".into() });
+    assert_eq!(state, LeaseState::Migrating { from: A, to: None, reason: "no node is free".into() });
+    assert_eq!(state.wait_for("no node is free"), None, "it said so already");
+    for state in every_state() {
+        let waits = matches!(
+            state,
+            LeaseState::Migrating { to: None, .. } | LeaseState::Scheduled { .. } | LeaseState::Queued { .. }
+        );
+        assert_eq!(state.clone().wait_for("new").is_some(), waits, "{state:?}");
+    }
+}
+
+#[test]
+fn a_lease_that_is_ending_or_over_is_not_extended() {
+    let extended: Vec<bool> = every_state().iter().map(|state| state.may_be_extended().is_ok()).collect();
+    assert_eq!(extended, [false, false, false, true, true, true, true, false, false, false]);
+    let over = LeaseState::Ended { reason: EndReason::Expired }.may_be_extended().unwrap_err();
+    assert_eq!(over.to_string(), "a lease that is ended cannot be extended");
+}
+
+#[test]
+fn every_event_of_a_lease_has_a_kind_of_its_own() {
+    let reason = || EndReason::Released;
+    let until = Timestamp::from_micros(0);
+    let events = [
+        (LeaseEvent::Requested, "lease.requested"),
+        (LeaseEvent::Scheduled, "lease.scheduled"),
+        (LeaseEvent::Queued { reason: String::new() }, "lease.queued"),
+        (LeaseEvent::Yielding { node: A, reason: String::new() }, "lease.yielding"),
+        (LeaseEvent::Activated { node: A }, "lease.active"),
+        (LeaseEvent::NodeLost { node: A, reason: String::new() }, "lease.node_lost"),
+        (LeaseEvent::Moving { from: A, to: B, reason: None }, "lease.moving"),
+        (LeaseEvent::Waiting { reason: String::new() }, "lease.waiting"),
+        (LeaseEvent::Moved { from: A, to: B }, "lease.moved"),
+        (LeaseEvent::Returned { node: A }, "lease.returned"),
+        (LeaseEvent::Extended { until }, "lease.extended"),
+        (LeaseEvent::Releasing { reason: reason() }, "lease.releasing"),
+        (LeaseEvent::Ended { reason: reason() }, "lease.ended"),
+    ];
+    for (event, kind) in events {
+        assert_eq!(event.kind(), kind);
     }
 }

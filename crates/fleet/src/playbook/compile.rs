@@ -4,6 +4,8 @@
 
 use std::fmt::Write as _;
 
+use orion_domain::reconcile::FIRST_UID;
+
 use super::PlaybookError;
 use super::parse::{Library, PlaybookFile, ValueSpec};
 
@@ -11,7 +13,7 @@ use super::parse::{Library, PlaybookFile, ValueSpec};
 const PROTOCOL: u32 = 1;
 
 /// Largest epoch that a node can compare: a shell counts in signed 64-bit integers.
-pub(super) const EPOCH_MAX: u64 = 999_999_999_999_999_999;
+pub const EPOCH_MAX: u64 = 999_999_999_999_999_999;
 
 /// Runs before anything is read. The reply goes to fd 3, everything else that is printed to stderr.
 const BEGIN: &str = r#"set -eu
@@ -40,11 +42,16 @@ until flock -n 9; do
 done
 "#;
 
-/// An order from an older epoch comes from somebody who has been replaced meanwhile.
+/// An order from an older epoch comes from somebody who has been replaced meanwhile. The second file is read where the
+/// first could not be written.
 const EPOCH: &str = r#"orion_step 'check the epoch'
 orion_epoch=0
-if [ -r /var/lib/orion/epoch ]; then IFS= read -r orion_epoch </var/lib/orion/epoch || :; fi
-case $orion_epoch in '' | *[!0-9]*) orion_epoch=0 ;; esac
+for orion_file in /var/lib/orion/epoch /run/orion/epoch; do
+  orion_seen=0
+  if [ -r "$orion_file" ]; then IFS= read -r orion_seen <"$orion_file" || :; fi
+  case $orion_seen in '' | *[!0-9]*) orion_seen=0 ;; esac
+  if [ "$orion_seen" -gt "$orion_epoch" ]; then orion_epoch=$orion_seen; fi
+done
 if [ "$epoch" -lt "$orion_epoch" ]; then
   report epoch "$orion_epoch"
   exit 76
@@ -52,16 +59,27 @@ fi
 "#;
 
 /// A higher number never has fewer digits, so writing over the old one in place is a single write(2) that
-/// leaves either; anything else goes through a rename.
-const STORE_EPOCH: &str = r#"if [ "$epoch" -gt "$orion_epoch" ] || [ ! -e /var/lib/orion/epoch ]; then
-  if [ ! -d /var/lib/orion/leases ]; then mkdir -p /var/lib/orion/leases; fi
+/// leaves either; anything else goes through a rename. On the disk before it counts: after a power cut an older
+/// holder must not pass. On a disk that is full or read-only it is kept in memory: there, above all, a login has to be
+/// shut.
+const STORE_EPOCH: &str = r#"orion_store_epoch() {
+  if [ ! -d /var/lib/orion/leases ]; then mkdir -p /var/lib/orion/leases || return; fi
+  orion_file=/var/lib/orion/epoch
   case $orion_epoch in
-  [1-9]*) printf '%s\n' "$epoch" 1<>/var/lib/orion/epoch ;;
-  *)
-    printf '%s\n' "$epoch" >/var/lib/orion/.epoch.new
-    mv -f /var/lib/orion/.epoch.new /var/lib/orion/epoch
-    ;;
+  [1-9]*) if [ -s "$orion_file" ]; then printf '%s\n' "$epoch" 1<>"$orion_file" || return; fi ;;
   esac
+  IFS= read -r orion_seen 2>/dev/null <"$orion_file" || orion_seen=
+  if [ "$orion_seen" != "$epoch" ]; then
+    orion_file=/var/lib/orion/.epoch.new
+    printf '%s\n' "$epoch" >"$orion_file" || return
+    sync "$orion_file" 2>/dev/null || :
+    mv -f "$orion_file" /var/lib/orion/epoch || return
+    orion_file=/var/lib/orion
+  fi
+  sync "$orion_file" 2>/dev/null || :
+}
+if [ "$epoch" -gt "$orion_epoch" ] || [ ! -e /var/lib/orion/epoch ]; then
+  orion_store_epoch || printf '%s\n' "$epoch" >/run/orion/epoch
 fi
 "#;
 
@@ -83,21 +101,19 @@ fi
 "#;
 
 /// The command line of the one exec: no value is in it.
-pub(super) fn command_line(file: &PlaybookFile, library: &Library) -> Result<String, PlaybookError> {
-    Ok(format!("exec timeout -k 5 {} /bin/sh -c {}", file.timeout_s, quote(&script(file, library)?)))
+pub(super) fn command_line(file: &PlaybookFile, script: &str) -> String {
+    format!("exec timeout -k 5 {} /bin/sh -c {}", file.timeout_s, quote(script))
 }
 
-fn script(file: &PlaybookFile, library: &Library) -> Result<String, PlaybookError> {
+pub(super) fn script(file: &PlaybookFile, library: &Library) -> Result<String, PlaybookError> {
     let mut script = String::with_capacity(16 * 1024);
     script.push_str(BEGIN);
+    script.push_str(&first_uid());
     push_reading(&mut script, file);
     for value in &file.values {
         push_check(&mut script, value);
     }
-    script.push_str(&library.text(&file.include)?);
-    if !file.detached.is_empty() {
-        push_line(&mut script, &format!("detached_script={}", quote(&library.text(&file.detached)?)));
-    }
+    push_library(&mut script, file, library)?;
     script.push_str("orion_steps() {\n");
     script.push_str(LOCK);
     script.push_str(EPOCH);
@@ -112,6 +128,41 @@ fn script(file: &PlaybookFile, library: &Library) -> Result<String, PlaybookErro
     script.push_str("printf '::ok\\n' >&3\n}\n");
     script.push_str(RUN);
     Ok(script)
+}
+
+/// The functions of the library, and the script of the detached process. What both have is in the command line once: in a
+/// variable, which is read by `eval` here and stands in the detached script.
+fn push_library(script: &mut String, file: &PlaybookFile, library: &Library) -> Result<(), PlaybookError> {
+    let is_shared = |name: &String| file.include.contains(name) && file.detached.contains(name);
+    for (number, name) in file.include.iter().enumerate() {
+        let text = library.text(std::slice::from_ref(name))?;
+        if is_shared(name) {
+            push_line(script, &format!("orion_library{number}={}", quote(&text)));
+            push_line(script, &format!("eval \"$orion_library{number}\""));
+        } else {
+            script.push_str(&text);
+        }
+    }
+    if file.detached.is_empty() {
+        return Ok(());
+    }
+    let mut detached = quote(&first_uid());
+    for name in &file.detached {
+        let text = library.text(std::slice::from_ref(name))?;
+        match file.include.iter().position(|included| included == name) {
+            Some(number) => {
+                let _ = write!(detached, "\"$orion_library{number}\"");
+            }
+            None => detached.push_str(&quote(&text)),
+        }
+    }
+    push_line(script, &format!("detached_script={detached}"));
+    Ok(())
+}
+
+/// Returns the script line that sets `first_uid`; no lease ever had a lower uid.
+fn first_uid() -> String {
+    format!("first_uid={FIRST_UID}\n")
 }
 
 fn push_line(script: &mut String, line: &str) {
@@ -197,7 +248,7 @@ pub(super) fn frame(
 }
 
 /// Quotes a text for a POSIX shell (and for fish) as one word.
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
@@ -238,15 +289,35 @@ mod tests {
     #[test]
     fn a_quote_in_the_script_stays_a_quote() {
         assert_eq!(quote("it's"), r"'it'\''s'");
-        let line = command_line(&echo(), &Library::default()).expect("it compiles");
+        let line = command_line(&echo(), &script(&echo(), &Library::default()).expect("it compiles"));
         assert!(line.starts_with("exec timeout -k 5 5 /bin/sh -c 'set -eu\n"));
+    }
+
+    #[test]
+    fn what_steps_and_detached_process_share_is_sent_once_and_reads_alike_in_both() {
+        let mut library = Library::default();
+        library.insert("own", "own() { printf 'own %s\\n' \"$1\"; }\n");
+        library.insert("both", "# said to people only\nquoted='it'\\''s $quoted\n  two  lines'\nboth() {\n  own \"$quoted\"\n}\n");
+        library.insert("alone", "main() { both '\\'; }\nmain\n");
+        let mut file = echo();
+        file.include = vec!["own".to_owned(), "both".to_owned()];
+        file.detached = vec!["own".to_owned(), "both".to_owned(), "alone".to_owned()];
+        let mut script = String::new();
+        push_library(&mut script, &file, &library).expect("it compiles");
+        assert_eq!(script.matches("two  lines").count(), 1);
+        script.push_str("both; printf '%s' \"$detached_script\"; sh -c \"$detached_script\"");
+        let ran =
+            std::process::Command::new("/bin/sh").args(["-eu", "-c", &script]).output().expect("it runs");
+        let detached = first_uid() + &library.text(&file.detached).expect("they are there");
+        let said = "own it's $quoted\ntwo  lines\n";
+        assert_eq!(String::from_utf8_lossy(&ran.stdout), format!("{said}{detached}{said}"), "{ran:?}");
     }
 
     #[test]
     fn an_unknown_library_file_is_named() {
         let mut file = echo();
         file.include = vec!["nowhere".to_owned()];
-        let error = command_line(&file, &Library::default()).expect_err("there is none");
+        let error = script(&file, &Library::default()).expect_err("there is none");
         assert!(error.to_string().contains("lib/nowhere.sh"));
     }
 }

@@ -36,6 +36,8 @@
 //! from the function `report`, `::bad NAME` from `bad NAME`, `::why TEXT` from `refuse STATUS TEXT…`, and
 //! `::ok` at the very end. What the tools print goes to standard error.
 //!
+//! A playbook that is run all the time need not go over the wire each time ([`Kept`]).
+//!
 //! | status | meaning | [`Reply`] |
 //! |---|---|---|
 //! | 0 with `::ok` | every step was carried out | `Done` |
@@ -44,19 +46,26 @@
 //! | 66 | the input was not complete | `InputIncomplete` |
 //! | 67 | the uid lies in a subordinate range of the node | `Unfit` |
 //! | 68 | the uid of a new lease is not higher than all that the node has seen | `UidSeen` |
+//! | 72 | the name belongs to somebody else on this node, or has rights there: a new lease gets another | `NameUnusable` |
+//! | 70 | something that a tenant left could not be removed or ended; what, is said | `Refused` |
+//! | 71 | what passes: account files locked by another program, no room; the same work is tried again | `Refused` |
 //! | 75 | the lock was not got, or the process table was full | `Busy` |
 //! | 76 | the epoch is older than the node's | `StaleEpoch` |
+//! | 77 | what only a person can judge | `Refused` |
 //! | 124, 137 | the time limit passed | `TimedOut` |
 //! | none, or 0 without `::ok` | not known | `Unknown` |
 //! | other | the step failed | `Refused` |
 
 mod compile;
+mod kept;
 mod parse;
 mod reply;
 
 use std::io;
 use std::path::Path;
 
+pub use compile::EPOCH_MAX;
+pub use kept::{Kept, NOT_KEPT};
 pub use parse::Library;
 pub use reply::{InventoryError, ListedAccount, NodeInventory, Reply, Report, read_reply};
 
@@ -77,7 +86,7 @@ pub enum PlaybookError {
     File {
         /// Path of the file.
         file: String,
-        /// What is wrong with it.
+        /// Description of the problem with the value.
         problem: String,
     },
     /// A value is missing, given twice, not declared, or not as declared. The value itself is not shown.
@@ -85,7 +94,7 @@ pub enum PlaybookError {
     Value {
         /// Name of the value.
         name: String,
-        /// What is wrong with it.
+        /// Description of the problem with the value.
         problem: String,
     },
 }
@@ -95,6 +104,7 @@ pub enum PlaybookError {
 pub struct Playbook {
     file: PlaybookFile,
     command: String,
+    kept: Kept,
 }
 
 impl Playbook {
@@ -106,16 +116,18 @@ impl Playbook {
     /// Reads, checks and compiles a playbook with this library.
     pub fn parse_with_library(yaml: &str, library: &Library) -> Result<Self, PlaybookError> {
         let file = PlaybookFile::read(yaml)?;
-        let command = compile::command_line(&file, library)?;
-        Ok(Self { file, command })
+        let script = compile::script(&file, library)?;
+        let command = compile::command_line(&file, &script);
+        let kept = Kept::new(&file, script);
+        Ok(Self { file, command, kept })
     }
 
-    /// Its name.
+    /// Returns the playbook's name.
     pub fn name(&self) -> &str {
         &self.file.name
     }
 
-    /// What it does, for people.
+    /// Returns the description of what the playbook does, for people.
     pub fn description(&self) -> &str {
         &self.file.description
     }
@@ -131,13 +143,18 @@ impl Playbook {
         &self.command
     }
 
-    /// What goes in on standard input. Needs every declared value exactly once, in any order; the epoch is
-    /// at most 18 digits.
+    /// Returns how the playbook is run from a file that the node keeps.
+    pub const fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    /// Returns the standard input of a run. Needs every declared value exactly once, in any order; the epoch
+    /// has at most 18 digits.
     pub fn stdin(&self, epoch: u64, values: &[(&str, &str)]) -> Result<Vec<u8>, PlaybookError> {
         compile::frame(&self.file, epoch, values)
     }
 
-    /// Of the given values those that the playbook declares secret: what [`read_reply`] must scrub.
+    /// Returns those of the given values that the playbook declares secret: [`read_reply`] must scrub them.
     pub fn secrets<'value>(&self, values: &[(&str, &'value str)]) -> Vec<&'value str> {
         let is_secret = |name: &str| self.file.values.iter().any(|spec| spec.secret && spec.name == name);
         values.iter().filter(|(name, _)| is_secret(name)).map(|(_, value)| *value).collect()
@@ -154,11 +171,14 @@ pub struct Playbooks {
     create_user: Playbook,
     delete_user: Playbook,
     set_deadline: Playbook,
-    lock_user: Playbook,
     list_users: Playbook,
+    probe_login: Playbook,
+    remove_containers: Playbook,
+    keep_containers: Playbook,
+    start_container: Playbook,
 }
 
-/// Where the files come from: the operator's directory first, then the program.
+/// Source of the files: the operator's directory first, then the program.
 struct Source<'directory> {
     directory: Option<&'directory Path>,
     library: Library,
@@ -195,8 +215,14 @@ impl Source<'_> {
             delete_user: self.load("delete_user", include_str!("../../../../playbooks/delete_user.yml"))?,
             set_deadline: self
                 .load("set_deadline", include_str!("../../../../playbooks/set_deadline.yml"))?,
-            lock_user: self.load("lock_user", include_str!("../../../../playbooks/lock_user.yml"))?,
             list_users: self.load("list_users", include_str!("../../../../playbooks/list_users.yml"))?,
+            probe_login: self.load("probe_login", include_str!("../../../../playbooks/probe_login.yml"))?,
+            remove_containers: self
+                .load("remove_containers", include_str!("../../../../playbooks/remove_containers.yml"))?,
+            keep_containers: self
+                .load("keep_containers", include_str!("../../../../playbooks/keep_containers.yml"))?,
+            start_container: self
+                .load("start_container", include_str!("../../../../playbooks/start_container.yml"))?,
         })
     }
 }
@@ -243,14 +269,29 @@ impl Playbooks {
         &self.set_deadline
     }
 
-    /// Locks an account and ends its processes: `user uid`.
-    pub fn lock_user(&self) -> &Playbook {
-        &self.lock_user
-    }
-
     /// Lists what the node holds: `uid_min uid_max`.
     pub fn list_users(&self) -> &Playbook {
         &self.list_users
+    }
+
+    /// Starts a container that was made before: `lease lease_ulid container deadline_s agent`.
+    pub fn start_container(&self) -> &Playbook {
+        &self.start_container
+    }
+
+    /// Gives a lease's containers a new deadline: `lease lease_ulid deadline_s agent`.
+    pub fn keep_containers(&self) -> &Playbook {
+        &self.keep_containers
+    }
+
+    /// Removes a lease's containers, networks and volumes: `lease_ulid grace_s`.
+    pub fn remove_containers(&self) -> &Playbook {
+        &self.remove_containers
+    }
+
+    /// Proves by a login that lease accounts can log in.
+    pub fn probe_login(&self) -> &Playbook {
+        &self.probe_login
     }
 }
 
@@ -265,6 +306,7 @@ fn own_library_names(directory: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orion_domain::reconcile::FIRST_UID;
 
     #[test]
     fn the_built_in_playbooks_compile_and_fit_into_one_exec() {
@@ -273,12 +315,30 @@ mod tests {
             playbooks.create_user(),
             playbooks.delete_user(),
             playbooks.set_deadline(),
-            playbooks.lock_user(),
             playbooks.list_users(),
+            playbooks.probe_login(),
+            playbooks.start_container(),
         ];
         for playbook in all {
-            // An SSH packet that every server takes holds 32 KiB.
-            assert!(playbook.command().len() < 30_000, "{}: {}", playbook.name(), playbook.command().len());
+            // OpenSSH takes packets of 256 KiB, and Linux arguments of 128 KiB.
+            assert!(playbook.command().len() < 64_000, "{}: {}", playbook.name(), playbook.command().len());
+            // The lowest uid is handed in; a script that had a number of its own would differ from it one day.
+            let (number, script) = (FIRST_UID.to_string(), playbook.command());
+            let handed_in = script.matches(&format!("first_uid={number}\n")).count();
+            assert!(handed_in >= 1 && script.matches(&number).count() == handed_in, "{}", playbook.name());
+        }
+    }
+
+    /// `find` replaces `{}` also inside of a script that it starts: a name there would be run.
+    #[test]
+    fn no_script_that_find_starts_contains_the_place_of_a_name() {
+        let text = include_str!("../../../../playbooks/lib/removal.sh");
+        for name in
+            ["enter", "remove_entry", "remove_directory", "remove_subvolume", "is_mounted", "keep_directory"]
+        {
+            let start = text.find(&format!("\n{name}='")).expect("it is there") + name.len() + 3;
+            let end = start + text[start..].find('\'').expect("it ends");
+            assert!(!text[start..end].contains("{}"), "{name}");
         }
     }
 
@@ -299,15 +359,15 @@ mod tests {
         std::fs::create_dir(directory.path().join("lib")).expect("a directory");
         write("lib/greetings.sh", "# says hello\nsay_hello() { echo hello >&2; }\n");
         write(
-            "lock_user.yml",
-            "name: lock_user\ndescription: Ours.\ntimeout_s: 5\ninclude: [greetings]\nsteps:\n  - {name: own, run: say_hello}\n",
+            "list_users.yml",
+            "name: list_users\ndescription: Ours.\ntimeout_s: 5\ninclude: [greetings]\nsteps:\n  - {name: own, run: say_hello}\n",
         );
         let ours = Playbooks::from_dir_over_builtin(directory.path()).expect("good files");
         let builtin = Playbooks::builtin().expect("good files");
-        assert_eq!(ours.lock_user().description(), "Ours.");
+        assert_eq!(ours.list_users().description(), "Ours.");
         assert!(
-            ours.lock_user().command().contains("say_hello() {")
-                && !ours.lock_user().command().contains("says")
+            ours.list_users().command().contains("say_hello() {")
+                && !ours.list_users().command().contains("says")
         );
         assert_eq!(ours.create_user(), builtin.create_user());
 

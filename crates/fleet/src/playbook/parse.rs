@@ -12,7 +12,7 @@ const VALUE_MAX: usize = 4096;
 
 /// Names that a value must not take, because the prelude or the shell uses them.
 const RESERVED: &[&str] =
-    &["epoch", "PATH", "IFS", "LC_ALL", "HOME", "PWD", "PPID", "OPTIND", "PS1", "PS2", "PS4"];
+    &["epoch", "first_uid", "PATH", "IFS", "LC_ALL", "HOME", "PWD", "PPID", "OPTIND", "PS1", "PS2", "PS4"];
 
 /// A playbook file as it stands on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -67,10 +67,20 @@ impl Library {
     pub fn builtin() -> Self {
         let files = [
             ("accounts", include_str!("../../../../playbooks/lib/accounts.sh")),
+            ("door", include_str!("../../../../playbooks/lib/door.sh")),
             ("processes", include_str!("../../../../playbooks/lib/processes.sh")),
             ("leases", include_str!("../../../../playbooks/lib/leases.sh")),
             ("deadline", include_str!("../../../../playbooks/lib/deadline.sh")),
+            ("containers", include_str!("../../../../playbooks/lib/containers.sh")),
+            ("container_rest", include_str!("../../../../playbooks/lib/container_rest.sh")),
+            ("firewall_rules", include_str!("../../../../playbooks/lib/firewall_rules.sh")),
+            ("places", include_str!("../../../../playbooks/lib/places.sh")),
+            ("boot", include_str!("../../../../playbooks/lib/boot.sh")),
+            ("rights", include_str!("../../../../playbooks/lib/rights.sh")),
+            ("removal", include_str!("../../../../playbooks/lib/removal.sh")),
             ("uids", include_str!("../../../../playbooks/lib/uids.sh")),
+            ("probe_account", include_str!("../../../../playbooks/lib/probe_account.sh")),
+            ("way_in", include_str!("../../../../playbooks/lib/way_in.sh")),
         ];
         Self(files.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect())
     }
@@ -94,7 +104,8 @@ impl Library {
             for line in
                 file.lines().filter(|line| !line.trim_start().starts_with('#') && !line.trim().is_empty())
             {
-                text.push_str(line);
+                // Nor what indents it.
+                text.push_str(line.trim_start_matches(' '));
                 text.push('\n');
             }
         }
@@ -161,7 +172,7 @@ impl ValueSpec {
         Ok(())
     }
 
-    /// What is wrong with `value`, without quoting it: it may be a secret.
+    /// Describes the problem with `value`, if there is one, without quoting it: the value may be a secret.
     pub(super) fn problem(&self, value: &str) -> Option<String> {
         if value.len() < self.min || value.len() > self.max {
             return Some(format!("has {} characters, not {} to {}", value.len(), self.min, self.max));

@@ -10,7 +10,7 @@ const OUTPUT_MAX: usize = 2000;
 /// Secrets shorter than this are not looked for in the output: "*" is no secret.
 const SECRET_MIN: usize = 4;
 
-/// How a run ended.
+/// Outcome of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     /// Every step was carried out.
@@ -19,14 +19,15 @@ pub enum Reply {
     Refused {
         /// The step that failed; `start` when none had begun.
         step: String,
-        /// Its exit status.
+        /// Exit status of the step.
         status: u32,
         /// The end of what it printed, at most 2000 characters, without the secrets.
         output: String,
     },
-    /// This node cannot take this account (name or uid in use, uid in a subordinate range); another can.
+    /// Refusal of an account that this node cannot take (name or uid in use, uid in a subordinate range);
+    /// another node can.
     Unfit {
-        /// Why, in words.
+        /// Reason for the refusal, in words.
         reason: String,
     },
     /// The node has seen a higher epoch: somebody else is in charge of it now, or the database is older than the
@@ -40,7 +41,14 @@ pub enum Reply {
         /// The highest.
         highest: u32,
     },
-    /// Another run held the node's lock, or its process table was full: try again.
+    /// The account's name is somebody else's on the node, or the node gives rights or ids of its own to it; no
+    /// account was
+    /// made.
+    NameUnusable {
+        /// Reason why the name is unusable, in words.
+        reason: String,
+    },
+    /// Node whose lock another run held, or whose process table was full: try again.
     Busy,
     /// The values did not arrive whole; nothing was done.
     InputIncomplete,
@@ -51,14 +59,15 @@ pub enum Reply {
         /// The step it was in.
         step: String,
     },
-    /// No exit status, or no `::ok` with status 0: the connection was lost, the outcome is not known.
+    /// Run without an exit status, or with status 0 but without `::ok`: the connection was lost, the outcome
+    /// is not known.
     Unknown {
         /// The last step that was announced.
         step: Option<String>,
     },
 }
 
-/// What the steps reported, in order.
+/// Entries that the steps reported, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
     /// Key and the rest of the line.
@@ -81,8 +90,8 @@ impl Report {
         self.get(key).and_then(|value| value.parse().ok()).unwrap_or(0)
     }
 
-    /// What `list_users` found. Lines that make no sense are an error: acting on half a list would delete
-    /// the wrong things.
+    /// Parses the report of `list_users`. Lines that make no sense are an error: acting on half a list would
+    /// delete the wrong things.
     pub fn node_inventory(&self) -> Result<NodeInventory, InventoryError> {
         let mut inventory = NodeInventory::default();
         for (key, value) in &self.entries {
@@ -96,6 +105,7 @@ impl Report {
                         locked: *state == "locked",
                     })
                 }
+                ("member", [uid]) => inventory.members.push(uid.parse().map_err(|_| wrong())?),
                 ("leasefile", [uid]) => inventory.lease_files.push(uid.parse().map_err(|_| wrong())?),
                 ("deadline", [uid, seconds]) => inventory
                     .deadlines
@@ -104,12 +114,21 @@ impl Report {
                 ("subid", [start, count]) => inventory
                     .subordinate
                     .push((start.parse().map_err(|_| wrong())?, count.parse().map_err(|_| wrong())?)),
+                ("containers", [ulid]) => inventory.container_leases.push(((*ulid).to_owned(), None)),
+                ("containers", [ulid, seconds]) => inventory
+                    .container_leases
+                    .push(((*ulid).to_owned(), Some(seconds.parse().map_err(|_| wrong())?))),
                 ("boot_id", [boot_id]) => inventory.boot_id = (*boot_id).to_owned(),
                 ("highest_uid", [uid]) => inventory.highest_uid = seen_uid(uid).ok_or_else(wrong)?,
+                ("deadline_process", [state @ ("started" | "missing")]) => {
+                    inventory.deadline_process_was_missing = true;
+                    inventory.deadline_process_cannot_start = *state == "missing";
+                }
+                ("boot_hook", [hook]) => inventory.boot_hook = Some((*hook).to_owned()),
                 ("epoch", [epoch]) => inventory.epoch = seen_epoch(epoch).ok_or_else(wrong)?,
                 (
-                    "account" | "leasefile" | "deadline" | "process" | "subid" | "boot_id" | "highest_uid"
-                    | "epoch",
+                    "account" | "member" | "leasefile" | "deadline" | "process" | "subid" | "boot_id"
+                    | "highest_uid" | "epoch" | "deadline_process" | "boot_hook" | "containers",
                     _,
                 ) => {
                     return Err(wrong());
@@ -125,13 +144,18 @@ impl Report {
     }
 }
 
-/// What one node holds, as `list_users` reports it.
+/// State of one node, as `list_users` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodeInventory {
     /// Members of the group `orion-lease` and accounts with a uid in the asked range.
     pub accounts: Vec<ListedAccount>,
+    /// Uids of the members of the group `orion-lease`.
+    pub members: Vec<u32>,
     /// Uids that have a lease file.
     pub lease_files: Vec<u32>,
+    /// ULIDs of the leases whose containers the node ends at a deadline, with the seconds until then where its file is of
+    /// this boot and it has not ended them yet.
+    pub container_leases: Vec<(String, Option<i64>)>,
     /// Uids with the seconds until the node itself closes their login (less than 0: it should have), where the lease
     /// file is of this boot.
     pub deadlines: Vec<(u32, i64)>,
@@ -139,6 +163,12 @@ pub struct NodeInventory {
     pub process_uids: Vec<u32>,
     /// Subordinate uid and gid ranges: first id and number of ids.
     pub subordinate: Vec<(u32, u32)>,
+    /// Whether the process that keeps the deadlines did not run although there are lease files; it was started then, if it could be.
+    pub deadline_process_was_missing: bool,
+    /// Whether it could not be started, for want of room in /run.
+    pub deadline_process_cannot_start: bool,
+    /// What starts that process at boot on a node without an agent: `systemd`, `openrc`, `cron` or `none`.
+    pub boot_hook: Option<String>,
     /// The kernel's boot id: a new one means that the node was restarted.
     pub boot_id: String,
     /// The highest uid that a lease has had there; 0 when there was none.
@@ -150,11 +180,11 @@ pub struct NodeInventory {
 /// One account on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedAccount {
-    /// Its name.
+    /// Name of the account.
     pub user: String,
-    /// Its uid.
+    /// Uid of the account.
     pub uid: u32,
-    /// Nobody can log in: locked by the deadline, a fence or the operator.
+    /// Whether logins are locked, by the deadline, a fence or the operator.
     pub locked: bool,
 }
 
@@ -216,6 +246,9 @@ pub fn read_reply(
         Some(68) => match stream.first("highest_uid").and_then(seen_uid) {
             Some(highest) => Reply::UidSeen { highest },
             None => refused(step, 68, stderr, secrets),
+        },
+        Some(72) => Reply::NameUnusable {
+            reason: reason(stream.why, stderr, secrets, "the name cannot be used on this node"),
         },
         Some(75) => Reply::Busy,
         Some(76) => Reply::StaleEpoch { seen: stream.first("epoch").and_then(seen_epoch).unwrap_or(0) },
@@ -340,6 +373,10 @@ mod tests {
         }
         let Reply::Unfit { reason } = reply(Some(65), "::why the name is taken\n", "noise") else { panic!() };
         assert_eq!(reason, "the name is taken");
+        let Reply::NameUnusable { reason } = reply(Some(72), "::why sudoers names it\n", "") else {
+            panic!()
+        };
+        assert_eq!(reason, "sudoers names it");
         let Reply::Unfit { reason } = reply(Some(67), "", "") else { panic!() };
         assert!(reason.contains("subordinate"));
     }
@@ -365,7 +402,8 @@ mod tests {
         };
         let inventory = parse(
             "::report boot_id b-1\n::report node kernel 6.1\n::report highest_uid 200009\n::report epoch 77\n::report leasefile 200001\n::report subid 100000 65536\n\
-             ::report process 200002\n::report process 200001\n::report account alice 200001 locked\n::report account bob 200002 open\n",
+             ::report process 200002\n::report process 200001\n::report account alice 200001 locked\n::report account bob 200002 open\n\
+             ::report deadline_process started\n::report boot_hook cron\n",
         )
         .expect("every line is good");
         assert_eq!(inventory.boot_id, "b-1");
@@ -378,7 +416,15 @@ mod tests {
             ListedAccount { user: "alice".to_owned(), uid: 200_001, locked: true }
         );
         assert!(!inventory.accounts[1].locked);
+        assert_eq!(
+            (inventory.deadline_process_was_missing, inventory.boot_hook.as_deref()),
+            (true, Some("cron"))
+        );
 
+        let missing = parse("::report boot_id b\n::report deadline_process missing\n").expect("good");
+        assert!(missing.deadline_process_was_missing && missing.deadline_process_cannot_start);
+
+        assert!(parse("::report boot_id b\n::report deadline_process lost\n").is_err());
         assert!(parse("::report boot_id b\n::report process many\n").is_err());
         assert!(parse("::report boot_id b\n::report highest_uid -1\n").is_err());
         assert!(parse("::report boot_id b\n::report account alice 200001\n").is_err());

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use orion_fleet::playbook::{Library, Playbook, Playbooks, Reply, Report, read_reply};
 
-/// Which tools the worker has.
+/// Set of tools that the worker has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Userland {
     Debian,
@@ -26,6 +26,7 @@ mkdir -p proc sys dev run tmp root
 mount -t proc proc proc
 mount -t tmpfs -o mode=755 run run
 mount -t tmpfs -o mode=1777 tmp tmp
+mount -t tmpfs -o mode=1777 tmp var/tmp
 mount -t tmpfs -o mode=755 dev dev
 for x in null zero full random urandom tty; do : >dev/$x; mount --bind /dev/$x dev/$x; done
 mkdir dev/shm host
@@ -72,7 +73,7 @@ pub struct Node {
     base: PathBuf,
 }
 
-/// What one command did.
+/// Result of one command.
 #[derive(Debug)]
 pub struct Ran {
     pub status: Option<u32>,
@@ -191,13 +192,39 @@ impl Node {
         }
     }
 
-    /// Uids and states of everything that runs with this uid in any of the four fields.
-    pub fn processes_of(&self, uid: &str) -> String {
+    /// Panics when any of these files is there, a link that leads nowhere included. `paths` are shell words.
+    pub fn assert_absent(&self, paths: &str) {
+        let list = format!(
+            "for f in {paths}; do if [ -e \"$f\" ] || [ -L \"$f\" ]; then printf '%s\\n' \"$f\"; fi; done"
+        );
+        assert_eq!(self.sh(&list), "", "{:?}: still there", self.userland);
+    }
+
+    /// Files of this uid on every file system of the node, the processes' own excepted.
+    pub fn files_of(&self, uid: &str) -> String {
         self.sh(&format!(
-            "for f in /proc/[0-9]*/status; do grep -Eq '^Uid:.*[^0-9]{uid}([^0-9]|$)' $f 2>/dev/null && \
-             ! grep -q '^State:.[ZX]' $f && sed -n 1p $f; done; :"
+            "cut -d ' ' -f 5 /proc/self/mountinfo | while read -r m; do d=$(printf '%b.' \"$m\"); d=${{d%.}}; \
+             case $d in /proc | /proc/* | /sys | /sys/*) ;; *) if [ -d \"$d\" ]; then find \"$d\" -xdev -user {uid}; fi ;; esac; done"
         ))
     }
+
+    /// Uids and states of everything that runs with this uid in any of the four fields.
+    pub fn processes_of(&self, uid: &str) -> String {
+        self.sh(&list_of_processes(uid))
+    }
+
+    /// Waits until one process runs with this uid: the shell that started it may be there for a moment.
+    pub fn until_one_process_of(&self, uid: &str) {
+        let command = format!("[ \"$({} | wc -l)\" = 1 ]", list_of_processes(uid));
+        self.wait_until("one process of the uid is left", &command);
+    }
+}
+
+fn list_of_processes(uid: &str) -> String {
+    format!(
+        "{{ for f in /proc/[0-9]*/status; do grep -Eq '^Uid:.*[^0-9]{uid}([^0-9]|$)' $f 2>/dev/null && \
+         ! grep -q '^State:.[ZX]' $f && sed -n 1p $f; done; :; }}"
+    )
 }
 
 impl Drop for Node {
@@ -247,12 +274,12 @@ impl Running {
     }
 }
 
-/// A BusyBox with all its applets, built once from Debian's source (see busybox.sh).
+/// A BusyBox with all its applets, built once from Debian's source (launch_workers/busybox.sh).
 fn busybox() -> &'static Path {
     static BUSYBOX: OnceLock<PathBuf> = OnceLock::new();
     BUSYBOX.get_or_init(|| {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("orion-busybox/busybox");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/busybox.sh");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../launch_workers/busybox.sh");
         let built =
             Command::new("sh").arg(script).arg(&path).stdin(Stdio::null()).status().expect("sh starts");
         assert!(built.success(), "BusyBox could not be built");
@@ -316,8 +343,37 @@ impl Account {
     }
 }
 
+/// Playbook with the actions of the deadline process on an account.
+pub const LOCK_USER: &str = r#"
+name: lock
+description: Shuts the door of an account and ends its processes.
+timeout_s: 60
+include: [accounts, door, processes, leases]
+values:
+  - name: user
+    chars: 'a-z0-9_-'
+    max: 31
+  - name: uid
+    chars: '0-9'
+    max: 10
+steps:
+  - name: shut the door
+    run: |
+      shut_door
+  - name: end its processes
+    run: |
+      kill_processes "$uid" "$user"
+      report processes "$killed"
+  - name: mark it
+    run: |
+      if read_lease "$uid"; then
+        store_lease "$lease_user" "$uid" "$lease_number" "$lease_boot_s" "$lease_unix_s" "$lease_remaining_s" 1
+      fi
+"#;
+
 pub fn playbooks() -> Playbooks {
-    Playbooks::builtin().expect("the built-in playbooks are good")
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../playbooks");
+    Playbooks::from_dir_over_builtin(&directory).expect("the playbooks of the repository are good")
 }
 
 /// The YAML of a built-in playbook, to be changed by a test.

@@ -2,9 +2,9 @@
 
 use orion_fleet::playbook::Reply;
 
-use crate::node::{Account, BOTH, Node, Userland, parse, playbooks, yaml};
+use crate::node::{Account, BOTH, LOCK_USER, Node, Userland, parse, playbooks, yaml};
 
-/// Everything on the node that an account consists of, as one text.
+/// Returns everything on the node that an account consists of, as one text.
 fn state_of(node: &Node, account: &Account) -> String {
     node.sh(&format!(
         "grep -h '^{0}:' /etc/passwd /etc/shadow /etc/group; grep '^orion-lease:' /etc/group; \
@@ -55,7 +55,10 @@ fn a_created_account_has_all_that_a_login_needs() {
         let now: i64 = node.sh("date +%s").parse().expect("seconds");
         assert!((number("deadline_boot_s=") - 3600 - uptime as i64).abs() < 10, "{lease}");
         assert!((number("deadline_unix_s=") - 3600 - now).abs() < 10, "{lease}");
-        assert!(!node.test("ls /run/orion/deadline.pid"), "the agent keeps the deadline here");
+        assert!(
+            node.test("test -d /proc/$(cat /run/orion/deadline.pid)"),
+            "kept by the node, with an agent, too"
+        );
     }
 }
 
@@ -129,16 +132,18 @@ fn a_name_or_uid_of_somebody_else_makes_the_node_unfit() {
         node.done(playbooks().create_user(), &Account::new("alice", 200_017).create());
         let before = node.sh("cat /etc/passwd /etc/shadow /etc/group; ls /var/lib/orion/leases");
         let unfit = |account: Account, words: &str| {
-            for playbook in [playbooks().create_user(), playbooks().delete_user(), playbooks().lock_user()] {
+            for playbook in [playbooks().create_user(), playbooks().set_deadline()] {
                 let values = if playbook.name() == "create_user" {
                     account.create().to_vec()
                 } else {
-                    account.name_and_uid().to_vec()
+                    account.deadline().to_vec()
                 };
                 let reply = node.play(playbook, 1, &values);
-                let Reply::Unfit { reason } = &reply else {
+                let (Reply::Unfit { reason } | Reply::NameUnusable { reason }) = &reply else {
                     panic!("{userland:?} {}: {reply:?}", playbook.name())
                 };
+                let renames = playbook.name() == "create_user" && words.starts_with("the name");
+                assert_eq!(matches!(reply, Reply::NameUnusable { .. }), renames, "{userland:?} {reply:?}");
                 assert!(reason.contains(words), "{reason}");
             }
         };
@@ -146,17 +151,23 @@ fn a_name_or_uid_of_somebody_else_makes_the_node_unfit() {
         unfit(Account::new("bob", 200_017), "the uid 200017 belongs to alice");
         assert_eq!(node.sh("cat /etc/passwd /etc/shadow /etc/group; ls /var/lib/orion/leases"), before);
         unfit(Account::new("root", 200_019), "the name root belongs to uid 0");
+        // What the uid left is removed; what has the name stays.
+        node.done(playbooks().delete_user(), &Account::new("alice", 200_018).name_and_uid());
+        let reply = node.play(playbooks().delete_user(), 1, &Account::new("bob", 200_017).name_and_uid());
+        assert!(matches!(reply, Reply::Unfit { .. }), "{userland:?}: {reply:?}");
+        assert_eq!(node.sh("cat /etc/passwd /etc/shadow /etc/group; ls /var/lib/orion/leases"), before);
+        assert!(node.test("test -e /home/alice/.ssh"));
     }
 }
 
 #[test]
-fn a_group_or_a_home_of_somebody_else_makes_the_node_unfit() {
+fn a_name_with_a_group_or_a_home_of_somebody_else_is_not_used() {
     for userland in BOTH {
         let node = Node::start(userland);
         node.sh("echo 'carol:x:77:' >>/etc/group; mkdir -p /home/dave/work; ln -s /etc /home/erin");
         for (name, words) in [("carol", "gid 77"), ("dave", "/home/dave exists"), ("erin", "is a link")] {
             let reply = node.play(playbooks().create_user(), 1, &Account::new(name, 200_020).create());
-            let Reply::Unfit { reason } = &reply else { panic!("{userland:?} {name}: {reply:?}") };
+            let Reply::NameUnusable { reason } = &reply else { panic!("{userland:?} {name}: {reply:?}") };
             assert!(reason.contains(words), "{reason}");
             assert!(!node.test(&format!("grep -q ^{name}: /etc/passwd")));
         }
@@ -186,20 +197,21 @@ fn a_locked_account_is_shut_and_keeps_its_files() {
         let alice = Account::new("alice", 200_017);
         node.done(playbooks().create_user(), &alice.create());
         node.as_user(&alice, "echo mine >notes; (setsid sleep 1000 >/dev/null 2>&1 &)");
-        let report = node.done(playbooks().lock_user(), &alice.name_and_uid());
+        node.until_one_process_of(&alice.uid);
+        let report = node.done(&parse(LOCK_USER), &alice.name_and_uid());
         assert_eq!(report.count("processes"), 1, "{userland:?}");
         assert_eq!(node.processes_of(&alice.uid), "");
         assert_eq!(node.sh("cat /home/alice/notes"), "mine");
         assert!(node.sh("grep ^alice: /etc/shadow").starts_with("alice:!$6$"));
         assert!(node.sh("cat /var/lib/orion/leases/200017").ends_with("locked=1"));
-        assert_eq!(node.done(playbooks().lock_user(), &alice.name_and_uid()).count("processes"), 0);
+        assert_eq!(node.done(&parse(LOCK_USER), &alice.name_and_uid()).count("processes"), 0);
         // The wanted state is an open account again.
         node.done(playbooks().create_user(), &alice.create());
         assert!(node.sh("grep ^alice: /etc/shadow").starts_with(&format!("alice:{}:", alice.hash)));
         assert_eq!(node.sh("grep ^alice: /etc/shadow | cut -d: -f8"), "");
         assert!(!node.sh("grep ^alice: /etc/passwd").ends_with("/bin/false"));
         assert!(!node.sh("cat /var/lib/orion/leases/200017").contains("locked"));
-        node.done(playbooks().lock_user(), &Account::new("nobody-here", 200_099).name_and_uid());
+        node.done(&parse(LOCK_USER), &Account::new("nobody-here", 200_099).name_and_uid());
     }
 }
 
@@ -220,7 +232,7 @@ fn the_list_says_what_the_node_holds() {
         node.sh("echo operator:100000:65536 >/etc/subuid; echo operator:300000:65536 >/etc/subgid");
         node.done(playbooks().create_user(), &alice.create());
         node.done(playbooks().create_user(), &bob.create());
-        node.done(playbooks().lock_user(), &bob.name_and_uid());
+        node.done(&parse(LOCK_USER), &bob.name_and_uid());
         node.as_user(&alice, "(setsid sleep 1000 >/dev/null 2>&1 &) ; (setsid sleep 1001 >/dev/null 2>&1 &)");
         let full = list();
         let accounts: Vec<_> =

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::node::{Account, BOTH, Node, Userland, parse, playbooks, yaml};
+use crate::node::{Account, BOTH, LOCK_USER, Node, Userland, parse, playbooks};
 
 fn created(node: &Node, user: &str, uid: u32) -> Account {
     let account = Account::new(user, uid);
@@ -20,10 +20,10 @@ fn assert_gone(node: &Node, account: &Account) {
             .count(),
         0
     );
-    assert!(!node.test(&format!("ls -d /home/{user}")));
-    assert_eq!(node.sh(&format!("find / -xdev -user {uid}; find /tmp /run /dev/shm -xdev -user {uid}")), "");
-    assert!(!node.test(&format!("ls /var/lib/orion/leases/{uid}")));
-    assert!(!node.test(&format!("ls /var/lib/orion/keys/{uid}")));
+    assert_eq!(node.files_of(uid), "");
+    node.assert_absent(&format!(
+        "/home/{user} /var/lib/orion/leases/{uid} /var/lib/orion/keys/{uid} /var/lib/orion/passwords/{uid}"
+    ));
 }
 
 #[test]
@@ -51,7 +51,9 @@ line'; echo x >/var/tmp/b; echo x >/dev/shm/c; ln -s /etc/passwd /tmp/link; mkfi
         assert!(report.count("processes") >= 4, "{userland:?}: {report:?}");
         assert!(report.count("files") >= 12, "{userland:?}: {report:?}");
         assert_eq!(report.count("cron"), 1);
-        assert!(!node.test("ls /var/spool/cron/crontabs/alice /var/mail/alice /var/lib/systemd/linger/alice /run/user/200017 2>/dev/null | grep ."));
+        node.assert_absent(
+            "/var/spool/cron/crontabs/alice /var/mail/alice /var/lib/systemd/linger/alice /run/user/200017",
+        );
         assert!(node.test("grep -q root /etc/passwd"), "the link was removed, not what it points to");
         assert_eq!(node.sh("cat /tmp/bob"), "bob");
         assert!(!node.processes_of(&bob.uid).is_empty(), "bob's process goes on");
@@ -106,7 +108,7 @@ fn the_way_without_a_single_fork_ends_processes_too() {
             "i=0; while [ $i -lt 30 ]; do setsid sleep 1000 & i=$((i + 1)); done >/dev/null 2>&1",
         );
         node.as_user(&alice, "(setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' &) >/dev/null 2>&1");
-        let fallback = yaml("lock_user").replace(
+        let fallback = LOCK_USER.replace(
             "      kill_processes \"$uid\" \"$user\"\n",
             "      kill_without_forking \"$uid\"; killed=0\n",
         );
@@ -138,6 +140,7 @@ fn an_account_that_somebody_removed_by_hand_is_still_cleaned_up_after() {
         let node = Node::start(userland);
         let alice = created(&node, "alice", 200_017);
         node.as_user(&alice, "echo x >/tmp/a; (setsid sleep 1000 >/dev/null 2>&1 &)");
+        node.until_one_process_of(&alice.uid);
         node.sh("sed -i '/^alice:/d' /etc/passwd /etc/shadow");
         let report = node.done(playbooks().delete_user(), &alice.name_and_uid());
         assert_eq!(report.count("processes"), 1, "{userland:?}");

@@ -2,6 +2,8 @@
 
 use orion_fleet::playbook::Reply;
 
+use orion_domain::credentials::SSH_PUBLIC_KEY_MAX;
+
 use crate::node::{Account, BOTH, Node, parse, playbooks};
 
 const TOUCH: &str = "name: touch\ndescription: For tests.\ntimeout_s: 20\nsteps:\n  - name: touch\n    run: echo x >>/root/touched\n";
@@ -208,4 +210,23 @@ fn a_failing_step_is_named_with_its_own_words_and_its_status() {
             Reply::Refused { step: "second".to_owned(), status: 7, output: "noise\nout of paper".to_owned() };
         assert_eq!(node.play(&fails, 1, &[]), expected, "{userland:?}");
     }
+}
+
+/// One limit: a key that the API takes is taken by every playbook that gets one.
+#[test]
+fn a_playbook_takes_a_public_key_as_long_as_the_api_does_and_no_longer() {
+    let create = playbooks();
+    let create = create.create_user();
+    let with_key = |length: usize| {
+        let key = format!("ssh-rsa {}", "A".repeat(length - "ssh-rsa ".len()));
+        let account = Account::new("alice", 200_017);
+        let values: Vec<(&str, &str)> = account
+            .create()
+            .into_iter()
+            .map(|(name, value)| (name, if name == "public_key" { key.as_str() } else { value }))
+            .collect();
+        create.stdin(5, &values)
+    };
+    assert!(with_key(SSH_PUBLIC_KEY_MAX).is_ok());
+    assert!(with_key(SSH_PUBLIC_KEY_MAX + 1).is_err());
 }

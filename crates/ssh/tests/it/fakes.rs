@@ -66,7 +66,7 @@ impl Proxy {
         Self { port, swallow, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// From now on (`true`) nothing passes in either direction; `false` lets what is held back pass again.
+    /// Stops the traffic in both directions (`true`), or lets it and the data held back pass again (`false`).
     pub fn swallow(&self, on: bool) {
         self.swallow.send(on).unwrap();
     }

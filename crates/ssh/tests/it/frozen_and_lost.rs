@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use orion_ssh::{ControlCa, Kind, Pool, PoolConfig, Stage, Target, Verdict};
+use orion_ssh::{ControlCa, Kind, Meaning, Pool, PoolConfig, Stage, Target};
 
 use crate::fakes::{Proxy, client_sockets_to, greeter};
 use crate::sshd::{Sshd, command, processes_with, until};
@@ -38,7 +38,7 @@ async fn fifty_dials_that_time_out_in_the_key_exchange_leave_no_descriptor_and_n
     for dial in dials {
         let error = dial.await.unwrap().unwrap_err();
         assert_eq!((error.stage, error.kind.clone()), (Stage::KeyExchange, Kind::TimedOut), "{error:?}");
-        assert_eq!(error.verdict(), Verdict::Silent);
+        assert_eq!(error.meaning(), Meaning::Silent);
     }
     until("all client sockets are closed", Duration::from_secs(5), || client_sockets_to(server.port) == 0)
         .await;
@@ -72,10 +72,10 @@ async fn a_server_that_accepts_and_says_nothing_times_out_at_the_banner() {
     let pool = Pool::new(impatient(), Arc::new(ControlCa::generate()));
     let error = pool.connect(&target(1, server.port)).await.unwrap_err();
     assert_eq!((error.stage, error.kind.clone()), (Stage::Banner, Kind::TimedOut));
-    assert_eq!(error.verdict(), Verdict::Silent);
+    assert_eq!(error.meaning(), Meaning::Silent);
 }
 
-/// With a single place for each kind of dial: a second one of the same kind finds it taken.
+/// Uses a single place for each kind of dial, so that a second dial of the same kind finds it taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn dials_to_nodes_that_hang_do_not_keep_those_to_others_waiting() {
     let (hanging, sshd) = (greeter(b"", true).await, Sshd::start(""));
@@ -157,7 +157,7 @@ async fn in_a_black_hole_the_keepalive_fails_in_its_time_and_never_says_healthy(
         let started = Instant::now();
         let error = pool.keepalive(&target, limit).await.unwrap_err();
         assert_eq!((error.stage, error.kind.clone()), (Stage::Keepalive, Kind::TimedOut));
-        assert_eq!(error.verdict(), Verdict::Silent);
+        assert_eq!(error.meaning(), Meaning::Silent);
         assert!(started.elapsed() < limit * 3, "{:?}", started.elapsed());
     }
     assert!(pool.is_connected(1), "silence alone must not drop the session: the scheduler decides");

@@ -4,7 +4,8 @@
 
 mod fakes;
 mod frozen_and_lost;
+mod meanings;
 mod pooled;
 mod sshd;
+mod streams;
 mod trust;
-mod verdicts;

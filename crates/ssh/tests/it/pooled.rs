@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use orion_ssh::{Kind, PoolConfig, Stage, Verdict};
+use orion_ssh::{Kind, Meaning, PoolConfig, Stage};
 
 use crate::sshd::{Sshd, command, until};
 
@@ -135,7 +135,7 @@ async fn no_more_commands_run_at_once_on_a_node_than_the_limit() {
     until("both run", LIMIT, || began.iter().all(|file| file.exists())).await;
     let error = pool.exec(&target, command("true", Duration::from_millis(200))).await.unwrap_err();
     assert_eq!((error.stage, error.kind.clone()), (Stage::Open, Kind::Busy));
-    assert_eq!(error.verdict(), Verdict::Unknown);
+    assert_eq!(error.meaning(), Meaning::Nothing);
     assert!(first.await.unwrap().unwrap().is_success());
     assert!(second.await.unwrap().unwrap().is_success());
     assert!(pool.exec(&target, command("true", LIMIT)).await.unwrap().is_success());

@@ -22,7 +22,7 @@ pub struct Sshd {
 }
 
 impl Sshd {
-    /// With an ed25519 host key and these lines more in its configuration.
+    /// Starts an sshd with an ed25519 host key and these additional lines in its configuration.
     pub fn start(more: &str) -> Self {
         Self::start_with_host_key("ed25519", more)
     }
@@ -78,7 +78,7 @@ impl Sshd {
         self.target_through(self.port)
     }
 
-    /// This sshd as node 1, seen through a proxy at `port`.
+    /// Returns this sshd as the target of node 1, through a proxy at `port`.
     pub fn target_through(&self, port: u16) -> Target {
         Target { node_id: 1, host: "127.0.0.1".into(), port, host_keys: vec![self.host_key.clone()] }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use orion_ssh::{
-    ControlCa, HostKey, Kind, Pool, PoolConfig, Stage, Verdict, scan_host_key, wall_clock_unix_s,
+    ControlCa, HostKey, Kind, Meaning, Pool, PoolConfig, Stage, scan_host_key, wall_clock_unix_s,
 };
 
 use crate::sshd::Sshd;
@@ -20,7 +20,7 @@ async fn another_host_key_is_refused_and_named_and_no_login_is_tried() {
     {
         assert_eq!(error.stage, Stage::KeyExchange);
         assert_eq!(error.kind, Kind::HostKeyMismatch { seen: sshd.host_key.fingerprint() });
-        assert_eq!(error.verdict(), Verdict::Mismatch);
+        assert_eq!(error.meaning(), Meaning::WrongKey);
     }
     assert!(!sshd.log().contains("Accepted"), "{}", sshd.log());
     assert_eq!(pool.session_count(), 0);
@@ -50,6 +50,26 @@ async fn any_one_of_the_pinned_keys_is_enough() {
     sshd.pool().connect(&target).await.unwrap();
 }
 
+/// A second host key comes with `HostKey`, a third is said to be one by nobody.
+#[tokio::test]
+async fn further_keys_are_those_that_the_server_proves_beside_the_pinned_ones() {
+    let other = Sshd::start_with_host_key("ecdsa", "");
+    let sshd = Sshd::start(&format!("HostKey {}", other.path().join("host_key").display()));
+    let (pool, mut target) = (sshd.pool(), sshd.target());
+    assert_eq!(pool.further_keys(&target).await.unwrap_err().kind, Kind::NoSession);
+    pool.connect(&target).await.unwrap();
+    assert_eq!(pool.further_keys(&target).await.unwrap(), std::slice::from_ref(&other.host_key));
+    // The session stays when further pins come, and ends when its own is gone.
+    target.host_keys.push(other.host_key.clone());
+    pool.connect(&target).await.unwrap();
+    assert_eq!(pool.further_keys(&target).await.unwrap(), []);
+    assert_eq!(sshd.log().matches("Accepted publickey").count(), 1, "{}", sshd.log());
+    target.host_keys.remove(0);
+    pool.connect(&target).await.unwrap();
+    assert_eq!(sshd.log().matches("Accepted publickey").count(), 2, "{}", sshd.log());
+    assert_eq!(pool.further_keys(&target).await.unwrap(), std::slice::from_ref(&sshd.host_key));
+}
+
 #[tokio::test]
 async fn without_a_pinned_key_nothing_is_dialled() {
     let sshd = Sshd::start("");
@@ -68,7 +88,7 @@ async fn new_pins_end_the_session_that_the_old_ones_let_in() {
     pool.connect(&sshd.target()).await.unwrap();
     let mut target = sshd.target();
     target.host_keys = vec![OTHER.parse().unwrap()];
-    assert_eq!(pool.connect(&target).await.unwrap_err().verdict(), Verdict::Mismatch);
+    assert_eq!(pool.connect(&target).await.unwrap_err().meaning(), Meaning::WrongKey);
     assert!(!pool.is_connected(1));
 }
 
@@ -78,7 +98,7 @@ async fn sshd_refuses_a_certificate_of_another_authority() {
     let pool = Pool::new(PoolConfig::default(), Arc::new(ControlCa::generate()));
     let error = pool.connect(&sshd.target()).await.unwrap_err();
     assert_eq!((error.stage, error.kind.clone()), (Stage::Auth, Kind::AuthRejected));
-    assert_eq!(error.verdict(), Verdict::Sick);
+    assert_eq!(error.meaning(), Meaning::Sick);
 }
 
 #[tokio::test]

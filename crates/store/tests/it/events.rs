@@ -1,9 +1,8 @@
 //! The event log: what is read of it, and that a tail loses nothing.
 
 use crate::world::{World, at, on_both};
-use orion_domain::{Clock, EventId, SystemClock};
+use orion_domain::{Clock, EventId, SystemClock, event::NodeEvent};
 use orion_store::{EventTail, NewEvent};
-use serde_json::json;
 use std::{
     collections::HashSet,
     sync::{
@@ -27,7 +26,7 @@ fn seconds(count: u64) -> Duration {
 }
 
 fn event(number: i64) -> NewEvent {
-    NewEvent { kind: "test.written", lease: None, node: None, user: None, data: json!({ "number": number }) }
+    NewEvent::new(NodeEvent::ClockOff { off_ms: Some(number) })
 }
 
 async fn a_tail_loses_nothing_and_repeats_nothing_while_eight_write(world: World) {
@@ -38,7 +37,7 @@ async fn a_tail_loses_nothing_and_repeats_nothing_while_eight_write(world: World
         let store = world.store.clone();
         writers.spawn(async move {
             for number in 0..60 {
-                store.append_event(&event(writer * 1000 + number), SystemClock.now()).await.unwrap();
+                store.events().append(&event(writer * 1000 + number), SystemClock.now()).await.unwrap();
             }
         });
     }
@@ -49,7 +48,7 @@ async fn a_tail_loses_nothing_and_repeats_nothing_while_eight_write(world: World
             loop {
                 let last_look = !writing.load(Relaxed);
                 let events = tail.poll(&store).await.unwrap();
-                numbers.extend(events.iter().map(|event| event.data["number"].as_i64().unwrap()));
+                numbers.extend(events.iter().map(|event| event.data["off_ms"].as_i64().unwrap()));
                 if last_look {
                     return numbers;
                 }
@@ -65,7 +64,7 @@ async fn a_tail_loses_nothing_and_repeats_nothing_while_eight_write(world: World
 }
 
 async fn a_tail_gives_an_event_that_becomes_visible_late(world: World) {
-    world.store.append_event(&event(1), at(0)).await.unwrap();
+    world.store.events().append(&event(1), at(0)).await.unwrap();
     let mut tail = EventTail::from_now(&world.store).await.unwrap();
     assert_eq!(
         tail.poll_by(&world.store, || seconds(0)).await.unwrap(),
@@ -83,7 +82,7 @@ async fn a_tail_gives_an_event_that_becomes_visible_late(world: World) {
     assert_eq!(ids(tail.poll_by(&world.store, || seconds(1)).await.unwrap()), [102]);
     // 101 took its number first, but committed only now: a reader of `id > 102` never sees it.
     world.sql(&late(101, 1)).await.unwrap();
-    assert_eq!(ids(world.store.events_after(EventId(102), 10).await.unwrap()), [] as [i64; 0]);
+    assert_eq!(ids(world.store.events().after(EventId(102), 10).await.unwrap()), [] as [i64; 0]);
     assert_eq!(ids(tail.poll_by(&world.store, || seconds(10)).await.unwrap()), [101]);
     for second in 11..60 {
         assert_eq!(
@@ -98,9 +97,9 @@ async fn a_tail_gives_an_event_that_becomes_visible_late(world: World) {
 
 async fn a_tail_that_resumes_leaves_no_gap(world: World) {
     for number in 0..10 {
-        world.store.append_event(&event(number), at(number * 10)).await.unwrap();
+        world.store.events().append(&event(number), at(number * 10)).await.unwrap();
     }
-    let all = world.store.events_after(EventId(0), 100).await.unwrap();
+    let all = world.store.events().after(EventId(0), 100).await.unwrap();
     let mut tail = EventTail::resume(&world.store, all[6].id).await.unwrap();
     let again = tail.poll(&world.store).await.unwrap();
     assert_eq!(again, all[4..], "the last 20 seconds before it come again");
@@ -144,8 +143,8 @@ async fn a_read_that_takes_long_does_not_settle_what_may_still_come(world: World
 
 async fn users_see_their_own_events_and_admins_all(world: World) {
     let (alice, bob) = (world.user("alice").await, world.user("bob").await);
-    world.store.append_event(&event(1), at(1)).await.unwrap();
-    let of = |user| world.store.events_visible_to(user, EventId(0), 100);
+    world.store.events().append(&event(1), at(1)).await.unwrap();
+    let of = |user| world.store.events().visible_to(user, EventId(0), 100);
     let of_alice = of(Some(alice)).await.unwrap();
     assert_eq!(of_alice.len(), 1);
     assert!(of_alice.iter().all(|event| event.user == Some(alice)));

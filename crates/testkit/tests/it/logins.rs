@@ -124,7 +124,8 @@ fn add_user(worker: &Worker, user: &str, password: &str) {
 }
 
 fn processes_show(secret: &str) -> bool {
-    let processes = std::fs::read_dir("/proc").unwrap().map_while(Result::ok).map(|entry| entry.path());
+    let processes =
+        std::fs::read_dir("/proc").expect("/proc").map_while(Result::ok).map(|entry| entry.path());
     let files = processes.flat_map(|process| [process.join("cmdline"), process.join("environ")]);
     files
         .filter_map(|file| std::fs::read(file).ok())

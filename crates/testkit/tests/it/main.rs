@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod kinds;
 mod logins;
 #[cfg(test)]
 mod mariadb;

@@ -3,15 +3,13 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use orion_testkit::{Agent, Workers, wait_until_blocking};
 
 #[test]
-fn three_workers_start_in_less_than_two_seconds_each_with_its_own_name_and_address() {
-    let started = Instant::now();
+fn three_workers_start_each_with_its_own_name_and_address() {
     let set = Workers::start(3);
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     for worker in set.all() {
         assert_eq!(
             worker.sh("cat /proc/sys/kernel/hostname /etc/hostname"),
@@ -250,7 +248,7 @@ fn run(program: &str, arguments: &[&str]) {
     assert!(status.success(), "{program} {arguments:?}: {status}");
 }
 
-/// Everything on the machine that belongs to these workers.
+/// Lists everything on the machine that belongs to these workers.
 fn leftovers(names: &[String], directory: &Path, bridge: &str) -> Vec<String> {
     let mut found = Vec::new();
     let directory_text = directory.display().to_string();

@@ -2,7 +2,7 @@
 //!
 //! Does not live here: when it is due, and how many at once.
 
-use crate::SchedulerConfig;
+use crate::config::SchedulerConfig;
 use orion_domain::{DeliveryId, EventId, LeaseId, NodeId, Timestamp, UserId, webhook::next_try};
 use orion_fleet::{Fleet, metrics::DeliveryResult};
 use orion_service::{sealed::MasterKey, webhook::WebhookSecret};
@@ -11,24 +11,25 @@ use reqwest::{Client, Response, StatusCode, Url, header, redirect::Policy};
 use serde::Serialize;
 use std::{net::IpAddr, time::Duration};
 
-/// How long a claim outlives the longest try: for the clocks' difference, and for recording what came of it.
+/// Time by which a claim outlives the longest try: for the clocks' difference, and for recording the
+/// outcome.
 const CLAIM_SLACK: Duration = Duration::from_secs(5);
 /// A connection that is not there after this is not waited for.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// What is read of a reply's body, in bytes: the beginning of an error's text.
+/// Bytes read of a reply's body: the beginning of an error's text.
 const BODY_MAX: usize = 2_048;
-/// How long that is waited for.
+/// Longest wait for a reply's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
-/// What is kept of it, in characters.
+/// Characters kept of a reply's body.
 const TEXT_MAX: usize = 200;
 
-/// What came of a delivery.
+/// Outcome of a delivery.
 pub(super) enum Outcome {
     /// The target took it.
     Taken,
-    /// It did not.
+    /// Delivery that the target did not take.
     Failed,
-    /// Another scheduler has it, or it is over.
+    /// Delivery that another scheduler has, or that is over.
     NotOurs,
 }
 
@@ -38,7 +39,7 @@ pub(super) struct Sender {
     timeout: Duration,
     /// Through the proxy of the environment, if there is one.
     client: Client,
-    /// For targets on this machine.
+    /// Client for targets on this machine.
     direct: Client,
 }
 
@@ -80,7 +81,7 @@ impl<'a> From<&'a Event> for Body<'a> {
     }
 }
 
-/// Why a try failed, for the admin who looks at the webhook.
+/// Reason for the failure of a try, for the admin who looks at the webhook.
 struct Failure {
     status: Option<StatusCode>,
     why: String,
@@ -122,7 +123,8 @@ impl Sender {
     /// # Errors
     /// The database's. The delivery is then sent again.
     pub(super) async fn deliver(&self, fleet: &Fleet, id: DeliveryId) -> Result<Outcome, StoreError> {
-        let claimed = fleet.store.claim_delivery(id, self.timeout + CLAIM_SLACK, fleet.now()).await?;
+        let claimed =
+            fleet.store.webhooks().claim_delivery(id, self.timeout + CLAIM_SLACK, fleet.now()).await?;
         let Some(claim) = claimed else { return Ok(Outcome::NotOurs) };
         let (webhook, attempt, kind) = (claim.webhook.id, claim.attempt, &claim.event.kind);
         let sent = self.send(&claim, fleet.now()).await;
@@ -146,7 +148,7 @@ impl Sender {
             }
         };
         fleet.metrics.tried_delivery(result);
-        if !fleet.store.finish_delivery(&claim, &tried, now).await? {
+        if !fleet.store.webhooks().finish_delivery(&claim, &tried, now).await? {
             tracing::debug!(%webhook, delivery = %id, "a delivery was taken over meanwhile, or its webhook is gone");
         }
         Ok(outcome)

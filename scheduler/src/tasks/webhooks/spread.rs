@@ -12,22 +12,22 @@ use orion_store::{EventTail, Store, StoreError, Webhook};
 use std::time::Duration;
 
 /// Pause between two writings of the positions: until then a successor reads a little more again.
-const SETTLE_EVERY: Duration = Duration::from_secs(10);
-/// So many events in one look mean that there are more.
-const MANY: usize = 1_000;
+const SETTLE_PERIOD: Duration = Duration::from_secs(10);
+/// Most events that one poll returns: so many mean that there are more.
+const FULL_POLL: usize = 1_000;
 
-/// What one look knows from the look before; nothing of it is lost that the database does not have.
+/// State that one pass takes over from the pass before; the database has all that must not be lost.
 #[derive(Default)]
-pub(super) struct Spread {
+pub(super) struct FanOut {
     tail: Option<EventTail>,
     /// The webhooks that the tail was begun for.
     hooks: Vec<WebhookId>,
     settled_at: Option<Timestamp>,
 }
 
-impl Spread {
-    /// Writes down what is new. Whether there may be more at once.
-    pub(super) async fn look(
+impl FanOut {
+    /// Writes down what is new. Returns whether there may be more at once.
+    pub(super) async fn pass(
         &mut self,
         store: &Store,
         hooks: &[Webhook],
@@ -42,7 +42,7 @@ impl Spread {
                 EventTail::from_settled(from)
             }
         };
-        // On an error the tail is gone, and the next look begins at the position again.
+        // On an error the tail is gone, and the next pass begins at the position again.
         let events = tail.poll(store).await?;
         let mut wanted = Vec::new();
         for hook in hooks {
@@ -54,15 +54,15 @@ impl Spread {
             });
             wanted.extend(of_hook.map(|event| (hook.id, event.id)));
         }
-        store.fan_out(&wanted, now).await?;
+        store.webhooks().fan_out(&wanted, now).await?;
         let settled = tail.settled();
         let behind = hooks.iter().any(|hook| hook.position < settled);
-        if behind && self.settled_at.is_none_or(|at| now.since(at) >= SETTLE_EVERY) {
-            store.settle_webhooks(&ids, settled).await?;
+        if behind && self.settled_at.is_none_or(|at| now.since(at) >= SETTLE_PERIOD) {
+            store.webhooks().settle(&ids, settled).await?;
             self.settled_at = Some(now);
         }
         self.tail = Some(tail);
         self.hooks = ids;
-        Ok(events.len() >= MANY)
+        Ok(events.len() >= FULL_POLL)
     }
 }

@@ -1,0 +1,4 @@
+//! The system as a whole.
+
+pub mod brake;
+pub mod status;

@@ -1,0 +1,88 @@
+//! The deadlines at which a node ends the containers of leases by itself, and with them the rules of its firewall.
+
+use super::{Outcome, STOP_GRACE, Stop, agent};
+use crate::Fleet;
+use orion_domain::{LeaseId, container::LeaseContainers, lease::Phase, reconcile::Desired};
+use orion_ssh::Target;
+use orion_store::NodeClaim;
+
+/// Difference in seconds up to which the node's deadline is the one that the lease has.
+const SAME_DEADLINE_S: u64 = 3;
+
+/// ULID of a lease whose containers a node ends at a deadline, and the seconds until then as the node has them.
+pub(super) type KeptLease = (String, Option<i64>);
+
+impl Fleet {
+    /// Tells the node until when it keeps the containers of each lease that it keeps already and has another deadline for;
+    /// of a new one it is told when the first is started.
+    pub(super) async fn keep_deadlines(
+        &self,
+        target: &Target,
+        claim: &NodeClaim,
+        kept: &[KeptLease],
+    ) -> Result<(), Stop> {
+        let on_node = |desired: &Desired| kept.iter().find(|(ulid, _)| *ulid == desired.ulid);
+        let leases = claim.desired.iter().filter_map(|desired| Some((desired, on_node(desired)?.1)));
+        let (same, mut told): (Vec<_>, Vec<_>) = leases.partition(|(desired, on_node)| {
+            let left = i64::try_from(self.seconds_left(desired.until)).unwrap_or(i64::MAX);
+            on_node.is_some_and(|on_node| left.abs_diff(on_node) <= SAME_DEADLINE_S)
+        });
+        if told.is_empty() {
+            // One of them is told in any case: the rules of the firewall are looked at with it.
+            told.extend(same.into_iter().take(1));
+        }
+        if told.is_empty() {
+            return Ok(());
+        }
+        let firewall = self.firewall(claim.node.id).await?;
+        for (desired, _) in told {
+            let lease = desired.lease.to_string();
+            let deadline_s = self.seconds_left(desired.until).to_string();
+            let own = [
+                ("lease", &*lease),
+                ("lease_ulid", &*desired.ulid),
+                ("deadline_s", &*deadline_s),
+                ("agent", agent(claim)),
+            ];
+            let values: Vec<_> = own.into_iter().chain(firewall.values()).collect();
+            let playbook = self.playbooks.keep_containers();
+            self.run(target, playbook, (claim, Some(desired.lease)), &values).await?;
+            self.firewalls.tell(claim.node.id, &firewall, self.now());
+        }
+        Ok(())
+    }
+
+    /// Has the node forget the leases whose containers it keeps a deadline for, and whose containers are not wanted there.
+    pub(super) async fn forget_deadlines(
+        &self,
+        target: &Target,
+        claim: &NodeClaim,
+        (kept, leases): (&[KeptLease], &[LeaseContainers]),
+    ) -> Result<(), Stop> {
+        let grace_s = STOP_GRACE.as_secs().to_string();
+        for (ulid, _) in kept.iter().filter(|(ulid, _)| !leases.iter().any(|lease| lease.ulid == *ulid)) {
+            let values = [("lease_ulid", &**ulid), ("grace_s", &*grace_s)];
+            self.run(target, self.playbooks.remove_containers(), (claim, None), &values).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Outcome {
+    /// Whether the node ends the containers of these leases at a new deadline, too, is not known.
+    pub(in crate::apply) fn forget_deadlines_of(&mut self, claim: &NodeClaim, kept: &[KeptLease]) {
+        let keeps = |lease: LeaseId| {
+            let desired = claim.desired_of(lease);
+            desired.is_some_and(|desired| kept.iter().any(|(ulid, _)| *ulid == desired.ulid))
+        };
+        for (lease, until) in &mut self.ready {
+            *until = until.filter(|_| !keeps(*lease));
+        }
+    }
+}
+
+/// Whether every lease that is on its way to the node is there once its account is: none of them is containers alone.
+pub(in crate::apply) fn accounts_suffice(claim: &NodeClaim) -> bool {
+    let arrives = |desired: &&Desired| matches!(desired.phase, Phase::Provisioning | Phase::Migrating);
+    claim.desired.iter().filter(arrives).all(|desired| desired.account.is_some())
+}

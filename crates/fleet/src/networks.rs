@@ -1,0 +1,240 @@
+//! Networks of containers: the operator's settings, and what the firewall of a node is told.
+
+use crate::{Change, Fleet};
+use ipnet::Ipv4Net;
+use orion_domain::{NodeId, Timestamp, container::AppsDomain};
+use orion_store::{PublishedPort, StoreError};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// Network of containers where the operator names none.
+const CONTAINER_NET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 201, 0, 0), 16);
+/// Link-local addresses: clouds answer for the machine there.
+const LINK_LOCAL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16);
+/// Longest list that a playbook takes, in bytes.
+const LIST_BYTES_MAX: usize = 4096;
+/// Ports of a node that a playbook takes at most: each has up to five digits and a comma.
+const PORTS_MAX: usize = LIST_BYTES_MAX / 6;
+/// Widest network that several nodes' addresses are merged to.
+const MERGED_PREFIX_MIN: u8 = 8;
+/// Lifetime of the list of the nodes' addresses.
+const ADDRESSES_KEPT: Duration = Duration::from_secs(5);
+/// Shortest time between two tellings of a node: many nodes may join one after the other.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// Longest wait for the address of a node that is known by a name.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the operator says of the networks of containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerNetworks {
+    /// Networks out of which each lease with containers gets a subnet on its node.
+    pub nets: Vec<Ipv4Net>,
+    /// Networks that containers do not reach, besides those that are always denied.
+    pub egress_deny: Vec<Ipv4Net>,
+    /// Addresses of the proxies, which alone reach published ports.
+    pub proxies: Vec<Ipv4Net>,
+    /// Ports of nodes that are given to containers.
+    pub ports: RangeInclusive<u16>,
+    /// How browsers reach their ports, if they do.
+    pub apps: Option<Apps>,
+}
+
+/// How browsers reach the ports of containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Apps {
+    /// Domain below which each port has a name.
+    pub domain: AppsDomain,
+    /// Sockets of the admin APIs of the Caddies that get the routes.
+    pub caddy: Vec<PathBuf>,
+    /// The replicas of the API as these Caddies reach them: host:port.
+    pub auth: Vec<String>,
+}
+
+impl Default for ContainerNetworks {
+    fn default() -> Self {
+        Self {
+            nets: vec![CONTAINER_NET],
+            egress_deny: Vec::new(),
+            proxies: Vec::new(),
+            ports: 20_000..=29_999,
+            apps: None,
+        }
+    }
+}
+
+/// What a node's firewall is told, as the playbooks take it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Firewall {
+    denied: Arc<str>,
+    proxies: String,
+    ports: String,
+    public_ports: String,
+}
+
+impl Firewall {
+    /// Returns the values for a playbook.
+    pub(crate) fn values(&self) -> [(&str, &str); 4] {
+        [
+            ("denied", &self.denied),
+            ("proxies", &self.proxies),
+            ("ports", &self.ports),
+            ("public_ports", &self.public_ports),
+        ]
+    }
+}
+
+/// What the firewalls of nodes were told by this process.
+#[derive(Debug, Default)]
+pub struct Firewalls {
+    /// Networks that no container reaches, and when they were read.
+    denied: tokio::sync::Mutex<Option<(Timestamp, Arc<str>)>>,
+    /// The networks that a node was told last, and when.
+    told: Mutex<HashMap<NodeId, (Timestamp, Arc<str>)>>,
+}
+
+impl Firewalls {
+    /// Writes that a node's firewall has these rules, or is about to get them.
+    pub(crate) fn tell(&self, node: NodeId, firewall: &Firewall, now: Timestamp) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.insert(node, (now, Arc::clone(&firewall.denied)));
+    }
+
+    fn is_old(&self, node: NodeId, denied: &str, now: Timestamp) -> bool {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.get(&node).is_none_or(|(at, list)| **list != *denied && now.since(*at) >= TOLD_EVERY)
+    }
+}
+
+impl Fleet {
+    /// Returns the networks that no container reaches: link-local ones, all nodes, and those that the operator names.
+    async fn denied_networks(&self) -> Result<Arc<str>, StoreError> {
+        let mut known = self.firewalls.denied.lock().await;
+        let now = self.now();
+        if let Some((at, list)) = &*known
+            && now.since(*at) < ADDRESSES_KEPT
+        {
+            return Ok(Arc::clone(list));
+        }
+        let mut nodes = Vec::new();
+        for address in self.store.nodes().addresses().await? {
+            match address.parse::<IpAddr>() {
+                Ok(IpAddr::V4(address)) => nodes.push(address),
+                Ok(IpAddr::V6(_)) => {}
+                Err(_) => nodes.extend(resolve(&address).await),
+            }
+        }
+        let mut fixed = self.config.networks.egress_deny.clone();
+        fixed.push(LINK_LOCAL);
+        let list: Arc<str> = denied_list(&fixed, &nodes).into();
+        *known = Some((now, Arc::clone(&list)));
+        Ok(list)
+    }
+
+    /// Returns what the firewall of a node is told.
+    pub(crate) async fn firewall(&self, node: NodeId) -> Result<Firewall, StoreError> {
+        let published = self.store.containers().published(node).await?;
+        let public = published.iter().filter(|port| port.is_public);
+        Ok(Firewall {
+            denied: self.denied_networks().await?,
+            proxies: joined(&self.config.networks.proxies),
+            ports: port_list(published.iter()),
+            public_ports: port_list(public),
+        })
+    }
+
+    /// Returns those of the nodes whose containers reach what they must not by now: other nodes have joined.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn with_old_firewalls(&self, nodes: &[NodeId]) -> Result<Vec<NodeId>, StoreError> {
+        if nodes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (denied, now) = (self.denied_networks().await?, self.now());
+        Ok(nodes.iter().copied().filter(|node| self.firewalls.is_old(*node, &denied, now)).collect())
+    }
+
+    /// Brings a node in order whose firewall is old.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn renew_firewall(&self, node: NodeId) -> Result<(), StoreError> {
+        // Of a node that others work on it is asked again.
+        let Some(claim) = self.claim_node(node).await? else { return Ok(()) };
+        // Also where it fails: the reconcile tries on.
+        self.firewalls.tell(node, &self.firewall(node).await?, self.now());
+        self.apply_or_leave(&claim, Change::Unknown).await.map(drop)
+    }
+}
+
+async fn resolve(name: &str) -> Vec<Ipv4Addr> {
+    match tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name, 22))).await {
+        Ok(Ok(found)) => found
+            .filter_map(|address| match address.ip() {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            })
+            .collect(),
+        Ok(Err(_)) | Err(_) => {
+            tracing::warn!(name, "the address of a node is not known; containers may reach it");
+            Vec::new()
+        }
+    }
+}
+
+/// The ports with commas between them, as many as a playbook takes. Those beyond would be refused by the container's start.
+fn port_list<'a>(ports: impl Iterator<Item = &'a PublishedPort>) -> String {
+    ports.take(PORTS_MAX).map(|port| port.port.to_string()).collect::<Vec<_>>().join(",")
+}
+
+fn joined(networks: &[Ipv4Net]) -> String {
+    let texts = networks.iter().map(|network| match network.prefix_len() {
+        32 => network.addr().to_string(),
+        _ => network.trunc().to_string(),
+    });
+    texts.collect::<Vec<_>>().join(",")
+}
+
+/// The list for the firewall. Addresses of many nodes are merged to the narrowest networks with which it is short enough.
+fn denied_list(fixed: &[Ipv4Net], nodes: &[Ipv4Addr]) -> String {
+    let with_prefix = |prefix: u8| {
+        let widened = nodes.iter().filter_map(|address| Ipv4Net::new(*address, prefix).ok());
+        let all: Vec<Ipv4Net> = fixed.iter().copied().chain(widened.map(|network| network.trunc())).collect();
+        joined(&Ipv4Net::aggregate(&all))
+    };
+    let mut prefix = 32;
+    loop {
+        let list = with_prefix(prefix);
+        if list.len() <= LIST_BYTES_MAX || prefix == MERGED_PREFIX_MIN {
+            return list;
+        }
+        prefix -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_addresses_are_denied_one_by_one_and_many_as_the_networks_that_they_lie_in() {
+        let few = [Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(10, 0, 0, 9)];
+        assert_eq!(denied_list(&[LINK_LOCAL], &few), "10.0.0.9,169.254.0.0/16,192.0.2.1");
+        let many: Vec<Ipv4Addr> =
+            (0..10_000_u32).map(|number| Ipv4Addr::from(0x0a05_0000 + number * 3)).collect();
+        let list = denied_list(&[LINK_LOCAL], &many);
+        assert!(list.len() <= LIST_BYTES_MAX, "{}", list.len());
+        let networks: Vec<Ipv4Net> = list
+            .split(',')
+            .map(|text| text.parse().or_else(|_| format!("{text}/32").parse()).unwrap())
+            .collect();
+        assert!(many.iter().all(|address| networks.iter().any(|network| network.contains(address))));
+        assert!(!networks.iter().any(|network| network.contains(&Ipv4Addr::new(10, 6, 0, 1))));
+    }
+}

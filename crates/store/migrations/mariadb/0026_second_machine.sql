@@ -1,0 +1,2 @@
+-- When a second machine was refused that came with the identity of this node, while the node's link beat.
+ALTER TABLE nodes ADD COLUMN IF NOT EXISTS second_machine_at BIGINT;

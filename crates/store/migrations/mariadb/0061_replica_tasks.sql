@@ -1,0 +1,2 @@
+-- How the background tasks of a scheduler are, as JSON; NULL for what has none, or is of an older version.
+ALTER TABLE replicas ADD COLUMN IF NOT EXISTS tasks TEXT;

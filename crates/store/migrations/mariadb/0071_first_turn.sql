@@ -1,0 +1,3 @@
+-- A placement takes no claim: until then the scheduler leaves the node to who placed a lease there and provisions it.
+ALTER TABLE nodes
+    ADD COLUMN IF NOT EXISTS first_turn_until BIGINT NOT NULL DEFAULT 0;

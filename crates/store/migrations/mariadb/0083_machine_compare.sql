@@ -1,0 +1,6 @@
+-- Since when a node's machine id or boot id is news that is to be compared with the other nodes': two that have both are one
+-- machine. It is kept while the brake is on.
+ALTER TABLE nodes
+    ADD COLUMN IF NOT EXISTS machine_compare_due BIGINT,
+    ADD KEY IF NOT EXISTS nodes_machine_compare_due (machine_compare_due);
+UPDATE nodes SET machine_compare_due = 0 WHERE machine_id_sha256 IS NOT NULL;

@@ -1,0 +1,3 @@
+-- A slice may hold GPU devices, too: how many; which ones stands in `gpus.lease_id`.
+ALTER TABLE leases ADD COLUMN gpus INTEGER NOT NULL DEFAULT 0 CONSTRAINT leases_gpus CHECK (gpus >= 0 AND (holding = 'slice' OR gpus = 0));
+ALTER TABLE holds ADD COLUMN gpus INTEGER NOT NULL DEFAULT 0 CONSTRAINT holds_gpus CHECK (gpus >= 0 AND (whole = 0 OR gpus = 0));

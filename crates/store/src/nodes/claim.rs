@@ -1,0 +1,297 @@
+//! Row claims: who may work on a node now, and with which epoch.
+//!
+//! A claim is taken in one short transaction, or one statement after a placement; the slow work happens outside; the result is written
+//! `WHERE claim_token = ?`. The epoch that comes with a claim only grows, and nodes refuse an older one.
+
+use super::Nodes;
+use crate::{
+    engine::{CommitMarker, Result, StoreError, Tx, Val, each, transaction, vals},
+    events::new_ulid,
+    leases::place::Placement,
+    leases::row::{LeaseRecord, lease_sql},
+    nodes::drain::HAS_OUTGOING_MIGRATION,
+    nodes::machine::SAME_MACHINE,
+    nodes::quarantine::QUARANTINE_IS_DUE,
+    nodes::row::NodeRecord,
+};
+use orion_domain::{
+    LeaseId, NodeId, Timestamp,
+    lease::Account,
+    lease::{Lease, LeaseState},
+    node::Node,
+    reconcile::Desired,
+};
+use std::time::Duration;
+
+/// A node's row under a short claim: what its holder has to do there, and how it proves later that it
+/// still holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeClaim {
+    /// The node as it is under the claim.
+    pub node: Node,
+    /// The proof: results are written `WHERE claim_token = token`.
+    pub token: String,
+    /// Higher than every epoch this node was worked on with before.
+    pub epoch: u64,
+    /// The desired version that was read with the claim: what becomes `applied_version` after success.
+    pub desired_version: i64,
+    /// Whether the node was clean before the one change that this claim is for (`applied + 1 == desired`).
+    pub was_clean_before: bool,
+    /// What the node should hold of each lease.
+    pub desired: Vec<Desired>,
+    /// The holds on the node, each with the version that was read with the claim.
+    pub holds: Vec<(LeaseId, i64)>,
+    /// The leases in `Releasing` or `Yielding` on the node, each with the account to remove, if it has one.
+    pub retiring: Vec<(LeaseId, Option<Account>)>,
+    /// Whether a lease on the node has had containers: then its engine is looked at, too.
+    pub has_containers: bool,
+}
+
+impl NodeClaim {
+    /// Returns the only lease that the node has work for: whose account is to be there, or is to go. None when there
+    /// are several, or none.
+    pub fn lease(&self) -> Option<LeaseId> {
+        let leases = self.desired.iter().map(|desired| desired.lease);
+        let mut leases = leases.chain(self.retiring.iter().map(|(lease, _)| *lease));
+        leases.next().filter(|_| leases.next().is_none())
+    }
+
+    /// Returns what the node should hold of the lease.
+    pub fn desired_of(&self, lease: LeaseId) -> Option<&Desired> {
+        self.desired.iter().find(|desired| desired.lease == lease)
+    }
+
+    /// Returns whether what the node has of the lease is to be removed.
+    pub fn retires(&self, lease: LeaseId) -> bool {
+        self.retiring.iter().any(|(retiring, _)| *retiring == lease)
+    }
+
+    /// Returns the account of the lease that the node should remove.
+    pub fn retiring_of(&self, lease: LeaseId) -> Option<&Account> {
+        self.retiring.iter().find(|(retiring, _)| *retiring == lease)?.1.as_ref()
+    }
+
+    /// Returns how many other leases than this one the node has accounts of.
+    pub fn others_than(&self, lease: LeaseId) -> usize {
+        let desired =
+            self.desired.iter().filter(|known| known.lease != lease && known.account.is_some()).count();
+        let retiring = self.retiring.iter().filter(|(known, account)| *known != lease && account.is_some());
+        desired + retiring.count()
+    }
+}
+
+/// The claim's write; binds holder, token, its end and `now`.
+const CLAIM: &str = "UPDATE nodes SET claimed_by = ?, claim_token = ?, claimed_until = ?, first_turn_until = 0, \
+                     epoch = epoch + 1, version = version + 1, changed_at = ?";
+
+/// Condition that a placed lease is on the node still and has not ended: the first turn of the next one is its own.
+/// Binds the lease.
+const STILL_THERE: &str = "AND EXISTS (SELECT 1 FROM leases placed WHERE placed.id = ? \
+                           AND placed.occupies_node = nodes.id \
+                           AND placed.state IN ('provisioning', 'active', 'migrating'))";
+
+/// Condition under which a node's row may be claimed; binds `now`.
+pub(crate) const CLAIMABLE: &str = "(claimed_until IS NULL OR claimed_until <= ?)";
+
+/// A node that is drained and whose lease is just on its way to another one: its login works until that one has
+/// confirmed it, or the drain is due. Binds `now`.
+fn keeps_its_login() -> String {
+    format!(
+        "(drain_since IS NOT NULL AND (drain_deadline IS NULL OR drain_deadline > ?) AND {HAS_OUTGOING_MIGRATION})"
+    )
+}
+
+/// Puts together what a claim's holder has to know.
+pub(crate) fn node_claim(
+    record: NodeRecord,
+    token: String,
+    (leases, holds): (&[Lease], Vec<(LeaseId, i64)>),
+    now: Timestamp,
+) -> Result<NodeClaim> {
+    let epoch = u64::try_from(record.epoch).unwrap_or(0);
+    let node = Node::try_from(record)?;
+    // A lease that lost the node when its drain was due is not given back before the drain is over.
+    let wants = |lease: &&Lease| {
+        lease.state.wants_account_on() == Some(node.id)
+            && (node.accepts_return_of(now) || !matches!(lease.state, LeaseState::Migrating { to: None, .. }))
+    };
+    let retires = |lease: &&Lease| match &lease.state {
+        LeaseState::Releasing { node: held, .. } | LeaseState::Yielding { node: held, .. } => {
+            *held == node.id
+        }
+        LeaseState::Requested
+        | LeaseState::Scheduled { .. }
+        | LeaseState::Queued { .. }
+        | LeaseState::Provisioning { .. }
+        | LeaseState::Active { .. }
+        | LeaseState::Migrating { .. }
+        | LeaseState::Ended { .. } => false,
+    };
+    let desired = |lease: &Lease| Desired {
+        lease: lease.id,
+        ulid: lease.ulid.clone(),
+        phase: lease.state.phase(),
+        account: lease.account.clone(),
+        until: lease.until,
+    };
+    Ok(NodeClaim {
+        token,
+        epoch,
+        desired_version: node.desired_version,
+        was_clean_before: node.applied_version + 1 == node.desired_version && node.quarantine.is_none(),
+        holds,
+        desired: leases.iter().filter(wants).map(desired).collect(),
+        has_containers: leases.iter().any(|lease| lease.containers > 0),
+        retiring: leases.iter().filter(retires).map(|lease| (lease.id, lease.account.clone())).collect(),
+        node,
+    })
+}
+
+impl Tx {
+    /// Claims a node if nobody has. `extra` narrows it down further (`AND …`, with its values).
+    pub(crate) async fn claim(
+        &mut self,
+        id: NodeId,
+        (holder, token, ttl): (&str, &str, Duration),
+        (extra, extra_values): (&str, Vec<Val>),
+        now: Timestamp,
+    ) -> Result<Option<NodeClaim>> {
+        let sql = format!("{CLAIM} WHERE id = ? AND {CLAIMABLE} {extra}");
+        let mut values = vals![holder, token, now.plus(ttl), now, id, now];
+        values.extend(extra_values);
+        if self.exec(sqlx::AssertSqlSafe(sql), values).await? == 0 {
+            return Ok(None);
+        }
+        self.set_commit_marker(CommitMarker::Claim(id.0, token.into()));
+        self.read_claim(id, token, now).await
+    }
+
+    /// Returns the current data that the holder of a claim needs.
+    pub(crate) async fn read_claim(
+        &mut self,
+        id: NodeId,
+        token: &str,
+        now: Timestamp,
+    ) -> Result<Option<NodeClaim>> {
+        let Some(record) = self.node_record(id).await? else { return Ok(None) };
+        let leases = self.leases_on(id).await?;
+        let holds = self.holds_on(id).await?;
+        Ok(Some(node_claim(record, token.into(), (&leases, holds), now)?))
+    }
+
+    pub(crate) async fn lease(&mut self, id: LeaseId) -> Result<Option<Lease>> {
+        let record = self.one::<LeaseRecord>(lease_sql("WHERE l.id = ?"), vals![id]).await?;
+        Ok(record.map(Lease::try_from).transpose()?)
+    }
+
+    /// Returns the leases on the node, by number.
+    pub(crate) async fn leases_on(&mut self, node: NodeId) -> Result<Vec<Lease>> {
+        let sql = lease_sql("WHERE l.occupies_node = ? ORDER BY l.id");
+        each(self.all::<LeaseRecord>(sql, vals![node]).await?).map_err(Into::into)
+    }
+}
+
+impl Nodes<'_> {
+    /// Claims a node for `ttl` to bring it in order. `None`: somebody else works on it or is about to, because a
+    /// lease was
+    /// just placed there; it does not exist; or it is drained and its lease has just set out for another node (see
+    /// [`crate::Nodes::dirty`]).
+    pub async fn claim(
+        self,
+        id: NodeId,
+        holder: &str,
+        ttl: Duration,
+        now: Timestamp,
+    ) -> Result<Option<NodeClaim>, StoreError> {
+        let token = new_ulid(now);
+        let sql = format!("SELECT id FROM nodes WHERE id = ? AND {}", keeps_its_login());
+        let claim = transaction!(&self.store.db, |tx| {
+            let turn = ("AND first_turn_until <= ?", vals![now]);
+            let claim = tx.claim(id, (holder, &token, ttl), turn, now).await?;
+            // Asked once the row is held: a lease that set out after the look at the dirty nodes is seen here.
+            let sql = sqlx::AssertSqlSafe(sql.clone());
+            if claim.is_some() && tx.one::<(i64,)>(sql, vals![id, now]).await?.is_some() {
+                tx.abandon();
+                return Ok(None);
+            }
+            Ok(claim)
+        })?;
+        Ok(claim)
+    }
+
+    /// Claims the node of a placement for `ttl`, to provision there: with one statement if nothing has happened to the
+    /// node since, else as it is by now. None: somebody else works on it, or it is gone.
+    pub async fn claim_placed(
+        self,
+        placement: &Placement,
+        holder: &str,
+        ttl: Duration,
+        now: Timestamp,
+    ) -> Result<Option<NodeClaim>, StoreError> {
+        let (ahead, token) = (&placement.ahead, new_ulid(now));
+        let id = ahead.node.id;
+        let sql = format!("{CLAIM} WHERE id = ? AND {CLAIMABLE} AND epoch = ? AND desired_version = ?");
+        let mut values = vals![holder, &token, now.plus(ttl), now, id, now];
+        values.extend(vals![i64::try_from(ahead.epoch).unwrap_or(i64::MAX), ahead.desired_version]);
+        if self.store.db.alone(sqlx::AssertSqlSafe(sql), values).await?.0 == 1 {
+            let mut claim = NodeClaim { token, epoch: ahead.epoch + 1, ..ahead.clone() };
+            claim.node.claimed_until = Some(now.plus(ttl));
+            claim.node.version += 1;
+            return Ok(Some(claim));
+        }
+        let claim = transaction!(&self.store.db, |tx| {
+            let known = tx.node_record(id).await?.and_then(|record| record.claim_token);
+            // The statement's answer was lost, and it was run twice.
+            if known.as_deref() == Some(token.as_str()) {
+                return tx.read_claim(id, &token, now).await;
+            }
+            tx.claim(id, (holder, &token, ttl), (STILL_THERE, vals![placement.lease.id]), now).await
+        });
+        Ok(claim?)
+    }
+
+    /// Holds a claim until `now + ttl`. False: it was lost, stop.
+    pub async fn extend_claim(
+        self,
+        claim: &NodeClaim,
+        ttl: Duration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        Ok(transaction!(&self.store.db, |tx| {
+            let sql = "UPDATE nodes SET claimed_until = ?, version = version + 1, changed_at = ? \
+                       WHERE id = ? AND claim_token = ?";
+            Ok(tx.exec(sql, vals![now.plus(ttl), now, claim.node.id, &claim.token]).await? == 1)
+        })?)
+    }
+
+    /// Gives a claim back without a result; nothing happens if it was lost.
+    pub async fn release_claim(self, claim: &NodeClaim, now: Timestamp) -> Result<(), StoreError> {
+        Ok(transaction!(&self.store.db, |tx| {
+            let sql = "UPDATE nodes SET claimed_by = NULL, claim_token = NULL, claimed_until = NULL, \
+                       version = version + 1, changed_at = ? WHERE id = ? AND claim_token = ?";
+            tx.exec(sql, vals![now, claim.node.id, &claim.token]).await.map(|_| ())
+        })?)
+    }
+
+    /// Nodes that should be reconciled now: admitted, alive, dirty, claimed by nobody, not left to who provisions a
+    /// lease there, not paused after a failure. Quarantined ones, too: what an account left there has to go all the
+    /// same; and clean ones whose quarantine ends with a reconcile that succeeds. Not those that are being drained
+    /// and whose lease is just on its way to another node: its login works until that one has confirmed it. Nor second
+    /// identities of a machine: they would remove what is the first one's.
+    pub async fn dirty(self, now: Timestamp, limit: u32) -> Result<Vec<NodeId>, StoreError> {
+        let sql = format!(
+            "SELECT id FROM nodes WHERE admission = 'admitted' AND health = 'alive' AND transport = 'ssh' \
+             AND (applied_version < desired_version OR {QUARANTINE_IS_DUE}) AND retry_at <= ? \
+             AND first_turn_until <= ? AND {CLAIMABLE} AND (quarantine IS NULL OR quarantine NOT LIKE ?) \
+             AND NOT {} ORDER BY retry_at, id LIMIT ?",
+            keeps_its_login()
+        );
+        let second = format!("{SAME_MACHINE}%");
+        let rows = self
+            .store
+            .db
+            .all::<(i64,)>(sqlx::AssertSqlSafe(sql), vals![now, now, now, now, second, now, limit])
+            .await?;
+        Ok(rows.into_iter().map(|(id,)| NodeId(id)).collect())
+    }
+}

@@ -1,0 +1,123 @@
+//! Containers whose lease leaves a node that lives, and engines that do not answer.
+
+use super::{
+    PATIENCE,
+    container_life::{on_engine, rented, shell, system, until},
+};
+use orion_testkit::{Worker, wait_until};
+use serde_json::{Value, json};
+
+/// Time in nanoseconds at which the engine told of this action on a container, the last one.
+fn told(worker: &Worker, action: &str, container: &str) -> i128 {
+    let events = worker.sh("docker events --since 1h --until $(($(date +%s) + 1)) --filter type=container \
+         --format '{{.TimeNano}} {{.Action}} {{.Actor.Attributes.name}}'");
+    let of_this = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        (words.len() == 3 && words[1] == action && words[2] == container).then(|| words[0].parse().ok())?
+    };
+    events
+        .lines()
+        .filter_map(of_this)
+        .next_back()
+        .unwrap_or_else(|| panic!("no {action} of {container}: {events}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_ends_the_old_container_before_the_new_one_starts_unless_it_may_overlap() {
+    let system = system(2).await;
+    let ida = system.user("ida").await;
+    let (ticket, path) = rented(&system, &ida).await;
+    let (lease, old) = (ticket.rental_id, system.worker_at(&ticket.host_ip));
+    ida.post(&path, shell("alone", "exec sleep 1000")).await.expect(201);
+    let mut both = shell("both", "exec sleep 1000");
+    both["overlap"] = json!(true);
+    ida.post(&path, both).await.expect(201);
+    let node = system.node(old).await.expect("known")["node_id"].clone();
+    system.admin().post(&format!("/api/admin/nodes/{node}/drain"), json!({})).await.expect(200);
+    let moved = ida.until_moved(lease, &ticket.host_ip).await;
+    let new = system.worker_at(moved["host_ip"].as_str().expect("an address"));
+    for name in ["alone", "both"] {
+        until(&ida, &format!("{path}/{name}"), "running").await;
+    }
+    wait_until("the drained node holds nothing", PATIENCE, async || {
+        let left = on_engine(old);
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    let (first, second) = (format!("orion-{lease}-1"), format!("orion-{lease}-2"));
+    assert!(told(old, "die", &first) < told(new, "start", &first), "never two at once");
+    assert!(told(new, "start", &second) < told(old, "die", &second), "never none");
+    ida.post(&format!("/api/release/{lease}"), json!({})).await.expect(200);
+    assert_eq!(on_engine(new), [] as [&str; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_does_not_wait_for_the_container_engine_of_its_new_node() {
+    let system = system(2).await;
+    let ida = system.user("ida").await;
+    let (ticket, path) = rented(&system, &ida).await;
+    let (lease, old) = (ticket.rental_id, system.worker_at(&ticket.host_ip));
+    ida.post(&path, shell("web", "exec sleep 1000")).await.expect(201);
+    let new = system.workers().iter().find(|worker| worker.name() != old.name()).expect("two");
+    new.stop_engine();
+    old.kill();
+    ida.until_moved(lease, &ticket.host_ip).await;
+    assert_eq!(ida.login_now(&ticket).await.run("id -un").await.as_deref(), Ok("ida\n"));
+    let web = format!("{path}/web");
+    assert_eq!(ida.get(&web).await.expect(200)["state"], "pending");
+    new.start_engine();
+    until(&ida, &web, "running").await;
+    assert_eq!(on_engine(new), [format!("orion-{lease}-1 running"), format!("orion-{lease}")]);
+    ida.post(&format!("/api/release/{lease}"), json!({})).await.expect(200);
+    assert_eq!(on_engine(new), [] as [&str; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_does_not_answer_is_said_and_its_containers_are_the_same_afterwards() {
+    let system = system(1).await;
+    let (worker, ida) = (&system.workers()[0], system.user("ida").await);
+    let (ticket, path) = rented(&system, &ida).await;
+    let web = format!("{path}/web");
+    let mut body = shell("web", "exec sleep 1000");
+    body["restart"] = json!("always");
+    let made = ida.post(&path, body).await.expect(201);
+
+    // A restart ends the run that its owner saw, and no other.
+    let again = ida.post(&format!("{web}/restart"), json!({})).await.expect(200);
+    assert_eq!(again["state"], "running", "{again}");
+    assert_ne!(again["started_at"], made["started_at"], "{again}");
+
+    worker.stop_engine();
+    wait_until("its silence is said", PATIENCE, async || {
+        let view = ida.get(&web).await.expect(200);
+        let says = view["state_reason"].as_str().unwrap_or_default();
+        if says.contains("the container engine of its node does not answer") {
+            Ok(())
+        } else {
+            Err(view.to_string())
+        }
+    })
+    .await;
+    worker.start_engine();
+    let seen = wait_until("it runs, and that is known", PATIENCE, async || {
+        let view = ida.get(&web).await.expect(200);
+        if view["state"] == "running" && view["state_reason"].is_null() {
+            Ok(view)
+        } else {
+            Err(view.to_string())
+        }
+    })
+    .await;
+    assert_eq!(seen["engine_id"], made["engine_id"], "it was not made anew");
+    let kinds: Vec<Value> = system.events().await.iter().map(|event| event["kind"].clone()).collect();
+    for kind in ["node.engine_silent", "node.engine_answers"] {
+        assert!(kinds.contains(&json!(kind)), "{kind}: {kinds:?}");
+    }
+
+    // What its owner has stopped stays so, though the engine starts again.
+    ida.post(&format!("{web}/stop"), json!({})).await.expect(200);
+    worker.stop_engine();
+    worker.start_engine();
+    let state = worker.sh(&format!("docker inspect -f '{{{{.State.Status}}}}' orion-{}-1", ticket.rental_id));
+    assert_eq!(state.trim(), "exited");
+}
