@@ -176,7 +176,7 @@ impl Fleet {
         let report = (!outcome.removed.is_empty() || !outcome.findings.is_empty())
             .then(|| json!({ "removed": outcome.removed, "findings": outcome.findings }));
         let finish = FinishReconcile {
-            applied_version: claim.desired_version,
+            applied_version: claim.version_when_done(),
             ready: outcome.ready,
             report: report.clone(),
             subordinate: outcome.subordinate,

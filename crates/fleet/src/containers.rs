@@ -225,7 +225,14 @@ impl Fleet {
         Ok(())
     }
 
-    /// Ends the containers of a lease on the other nodes that hold it, those that may overlap left out. The inner error
+    /// Returns the other nodes than `here` on which containers of the lease may run: those that live and hold it, without
+    /// those whose engine is silent for so long that it is lost.
+    pub(crate) async fn nodes_left(&self, lease: LeaseId, here: NodeId) -> Result<Vec<NodeId>, StoreError> {
+        let lost_before = self.now().minus(self.config.engine_lost_after);
+        self.store.leases().nodes_left(lease, here, lost_before).await
+    }
+
+    /// Ends the containers of a lease on these nodes, which hold it, those that may overlap left out. The inner error
     /// says where one may still run.
     ///
     /// # Errors
@@ -233,11 +240,10 @@ impl Fleet {
     pub(crate) async fn end_elsewhere(
         &self,
         lease: LeaseId,
-        here: NodeId,
+        nodes: &[NodeId],
         rows: &[ContainerRow],
     ) -> Result<Result<(), String>, StoreError> {
-        let lost_before = self.now().minus(self.config.engine_lost_after);
-        for node in self.store.leases().nodes_left(lease, here, lost_before).await? {
+        for &node in nodes {
             let engine = match self.engine_of(node).await? {
                 Ok(engine) => engine,
                 Err(why) => return Ok(Err(format!("node {node}: {why}"))),

@@ -109,6 +109,16 @@ pub struct FoundOnEngine {
     pub volumes: Vec<FoundVolume>,
 }
 
+impl FoundOnEngine {
+    /// Leaves out what is of these leases, given by their ULIDs: it is neither wanted nor removed.
+    pub fn leave_out(&mut self, leases: &[String]) {
+        let stays = |lease: &Option<String>| !lease.as_ref().is_some_and(|lease| leases.contains(lease));
+        self.containers.retain(|container| stays(&container.lease));
+        self.networks.retain(|network| stays(&network.lease));
+        self.volumes.retain(|volume| stays(&volume.lease));
+    }
+}
+
 /// Actions to carry out, and findings of what is left alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerPlan {

@@ -4,6 +4,7 @@
 //! here: a container whose image is not on the node is left for [`Fleet::provide_container`], which pulls without a claim.
 
 pub(in crate::apply) mod deadlines;
+mod moved;
 mod ports;
 
 use self::deadlines::KeptLease;
@@ -50,6 +51,8 @@ struct Work<'a> {
     engine: Engine,
     rows: &'a [ContainerRow],
     desired: Vec<LeaseContainers>,
+    /// ULIDs of the containers that were on the engine at the begin of the work.
+    there: HashSet<String>,
     /// Leases whose network could not be made, and why.
     no_network: HashMap<LeaseId, String>,
     /// Leases none of whose containers run elsewhere any more.
@@ -81,8 +84,9 @@ impl Fleet {
             self.store.containers().engine_answers(claim.node.id, self.now()).await?;
         }
         self.write_engine(claim, &engine).await?;
-        let there: HashSet<&str> =
-            found.containers.iter().filter_map(|container| container.container.as_deref()).collect();
+        found.leave_out(&claim.departing);
+        let there: HashSet<String> =
+            found.containers.iter().filter_map(|container| container.container.clone()).collect();
         let desired = self.desired_containers(claim, &rows, &there).await?;
         for row in rows.iter().filter(|row| row.wanted == Wanted::Restarted) {
             end_run(&engine, row, &mut found).await.map_err(|error| unreached(&error))?;
@@ -96,6 +100,7 @@ impl Fleet {
             engine,
             rows: &rows,
             desired,
+            there,
             no_network: HashMap::new(),
             alone: HashSet::new(),
         };
@@ -106,8 +111,10 @@ impl Fleet {
             }
         }
         // What is not wanted is gone from the engine.
-        let wanted: Vec<ContainerId> = rows.iter().map(|row| row.id).collect();
-        self.store.containers().free_ports_but(claim.node.id, &wanted).await?;
+        if claim.departing.is_empty() {
+            let wanted: Vec<ContainerId> = rows.iter().map(|row| row.id).collect();
+            self.store.containers().free_ports_but(claim.node.id, &wanted).await?;
+        }
         leases.kept = work.desired.iter().map(|lease| lease.lease).collect();
         self.forget_deadlines(target, claim, (kept, &work.desired)).await?;
         let looked = self.look_at_containers(&work.engine, claim.node.id, &rows).await?;
@@ -153,7 +160,7 @@ impl Fleet {
         &self,
         claim: &NodeClaim,
         rows: &[ContainerRow],
-        there: &HashSet<&str>,
+        there: &HashSet<String>,
     ) -> Result<Vec<LeaseContainers>, Stop> {
         let mut desired = Vec::new();
         for wanted in &claim.desired {
@@ -202,9 +209,9 @@ impl Fleet {
 }
 
 /// Returns what is wanted of a container; none where nothing is to be made of one that has ended, or failed, elsewhere.
-fn desired_container(row: &ContainerRow, there: &HashSet<&str>) -> Option<DesiredContainer> {
+fn desired_container(row: &ContainerRow, there: &HashSet<String>) -> Option<DesiredContainer> {
     let is_over = matches!(row.phase, ContainerPhase::Exited | ContainerPhase::Failed);
-    if is_over && row.wanted != Wanted::Restarted && !there.contains(row.uid.as_str()) {
+    if is_over && row.wanted != Wanted::Restarted && !there.contains(&row.uid) {
         return None;
     }
     let wanted = match row.wanted {
@@ -493,22 +500,6 @@ impl<'a> Work<'a> {
             false => GpuDevice::Nvidia(uuid),
         };
         Ok(own.take(spec.gpus as usize).map(|gpu| device(gpu.gpu.uuid)).collect())
-    }
-
-    /// Ends the containers of a lease that moved on the nodes that it comes from, once each of them can be made here. False:
-    /// one may still run there, which is written.
-    async fn is_alone(&mut self, row: &ContainerRow) -> Result<bool, Stop> {
-        if row.incarnation == 1 || self.alone.contains(&row.lease) {
-            return Ok(true);
-        }
-        let Err(why) = self.fleet.end_elsewhere(row.lease, self.claim.node.id, self.rows).await? else {
-            self.alone.insert(row.lease);
-            return Ok(true);
-        };
-        let reason = Some(format!("it waits for the end of the one before: {why}"));
-        let news = ContainerNews { reason, ..nothing_seen(row, self.claim.node.id) };
-        self.fleet.store.containers().observed(&news, self.fleet.now()).await?;
-        Ok(false)
     }
 
     /// Starts a container that was made: by a playbook, which checks the epoch under the node's lock. False: it waits for

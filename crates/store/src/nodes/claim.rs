@@ -33,7 +33,7 @@ pub struct NodeClaim {
     pub token: String,
     /// Higher than every epoch this node was worked on with before.
     pub epoch: u64,
-    /// The desired version that was read with the claim: what becomes `applied_version` after success.
+    /// The desired version that was read with the claim: see [`Self::version_when_done`].
     pub desired_version: i64,
     /// Whether the node was clean before the one change that this claim is for (`applied + 1 == desired`).
     pub was_clean_before: bool,
@@ -45,6 +45,9 @@ pub struct NodeClaim {
     pub retiring: Vec<(LeaseId, Option<Account>)>,
     /// Whether a lease on the node has had containers: then its engine is looked at, too.
     pub has_containers: bool,
+    /// ULIDs of the leases that are just on their way off the node, which is drained: what runs of them there runs until
+    /// they are confirmed on their new nodes.
+    pub departing: Vec<String>,
 }
 
 impl NodeClaim {
@@ -54,6 +57,13 @@ impl NodeClaim {
         let leases = self.desired.iter().map(|desired| desired.lease);
         let mut leases = leases.chain(self.retiring.iter().map(|(lease, _)| *lease));
         leases.next().filter(|_| leases.next().is_none())
+    }
+
+    /// Returns the version that the node has once the work under this claim is done. A node with something of a lease that
+    /// departs has to be looked at once more, when that lease is away.
+    pub fn version_when_done(&self) -> i64 {
+        let open = i64::from(!self.departing.is_empty());
+        self.node.applied_version.max(self.desired_version - open)
     }
 
     /// Returns what the node should hold of the lease.
@@ -101,6 +111,11 @@ fn keeps_its_login() -> String {
     )
 }
 
+/// A lease that is on its way off a drained node, and keeps what it has there; binds the node and `now`.
+const DEPARTING: &str = "WHERE nodes.id = ? AND nodes.drain_since IS NOT NULL \
+                         AND (nodes.drain_deadline IS NULL OR nodes.drain_deadline > ?) \
+                         AND moving.from_node = nodes.id AND moving.state = 'migrating' AND moving.occupies_node <> nodes.id";
+
 /// Puts together what a claim's holder has to know.
 pub(crate) fn node_claim(
     record: NodeRecord,
@@ -143,6 +158,7 @@ pub(crate) fn node_claim(
         desired: leases.iter().filter(wants).map(desired).collect(),
         has_containers: leases.iter().any(|lease| lease.containers > 0),
         retiring: leases.iter().filter(retires).map(|lease| (lease.id, lease.account.clone())).collect(),
+        departing: Vec::new(),
         node,
     })
 }
@@ -176,7 +192,13 @@ impl Tx {
         let Some(record) = self.node_record(id).await? else { return Ok(None) };
         let leases = self.leases_on(id).await?;
         let holds = self.holds_on(id).await?;
-        Ok(Some(node_claim(record, token.into(), (&leases, holds), now)?))
+        let mut claim = node_claim(record, token.into(), (&leases, holds), now)?;
+        if claim.node.drain.is_some() {
+            let sql = format!("SELECT moving.uid FROM leases moving, nodes {DEPARTING} ORDER BY moving.id");
+            let rows = self.all::<(String,)>(sqlx::AssertSqlSafe(sql), vals![id, now]).await?;
+            claim.departing = rows.into_iter().map(|(ulid,)| ulid).collect();
+        }
+        Ok(Some(claim))
     }
 
     pub(crate) async fn lease(&mut self, id: LeaseId) -> Result<Option<Lease>> {

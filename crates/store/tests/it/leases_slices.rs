@@ -18,6 +18,7 @@ on_both!(
     all_slices_of_a_dead_node_lose_it_and_their_room_is_given_back_when_they_left,
     of_many_placements_at_once_none_takes_more_than_there_is,
     slices_leave_a_drained_node_one_after_the_other_and_at_its_deadline_all,
+    the_end_of_a_slice_beside_one_that_is_on_its_way_off_the_node_leaves_that_one_alone,
     slices_of_a_dead_node_move_each_to_where_there_is_room,
     a_slice_that_yields_keeps_its_room_until_it_is_removed_and_then_queues,
     a_lease_without_an_account_holds_its_slice_and_has_no_login,
@@ -238,6 +239,40 @@ async fn slices_leave_a_drained_node_one_after_the_other_and_at_its_deadline_all
         assert_eq!(world.lease(lease).await.state.phase(), Phase::Migrating);
     }
     world.check_holds(at(101)).await;
+}
+
+async fn the_end_of_a_slice_beside_one_that_is_on_its_way_off_the_node_leaves_that_one_alone(world: World) {
+    let old = node_of_four_cores(&world).await;
+    let alice = placed(&world, &slice(&world, "alice", 1000, 1024).await).await;
+    let bob = placed(&world, &slice(&world, "bob", 2000, 2048).await).await;
+    let carol = placed(&world, &slice(&world, "carol", 500, 512).await).await;
+    world.clean(old, at(1)).await;
+    four_cores(&world, 2).await;
+    world.store.nodes().drain(old, &DrainRequest::default(), at(2)).await.unwrap().done().unwrap();
+    let request = move_off(&alice, old, MoveReason::Draining("the node is being drained".into()), 3);
+    let MoveOutcome::Placed(placement) = world.store.leases().migrate(&request).await.unwrap() else {
+        panic!("there is room")
+    };
+    let placement = world.claim_placed(placement, at(3)).await;
+
+    let (leases, nodes) = (world.store.leases(), world.store.nodes());
+    let ended =
+        leases.release_and_claim(bob.id, &EndReason::Released, None, "test", TTL, at(4)).await.unwrap();
+    let claim = ended.done().unwrap().expect("the node lives and is free to be worked on");
+    assert_eq!(claim.departing, [alice.ulid.clone()], "what is of alice's lease there stays");
+    assert!(claim.retires(bob.id) && !claim.retires(alice.id));
+    assert_eq!(world.finish(&claim, at(5)).await.ended, [bob.id]);
+    let longer = leases.extend(carol.id, at(1_000_000), "test", TTL, at(6)).await.unwrap().done().unwrap();
+    let claim = longer.1.expect("the node is free to be worked on");
+    assert_eq!(claim.departing, [alice.ulid.clone()]);
+    world.finish(&claim, at(7)).await;
+    assert_eq!(nodes.dirty(at(8), 9).await.unwrap(), [], "it waits for alice's new node");
+    assert!(world.node(old).await.is_dirty());
+
+    assert_eq!(world.finish(&placement.claim, at(9)).await.activated, [alice.id]);
+    assert_eq!(nodes.dirty(at(10), 9).await.unwrap(), [old], "what she left there is removed now");
+    assert_eq!(world.claim(old, at(10)).await.departing, [] as [String; 0]);
+    world.check_holds(at(11)).await;
 }
 
 async fn slices_of_a_dead_node_move_each_to_where_there_is_room(world: World) {

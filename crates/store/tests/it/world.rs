@@ -322,7 +322,7 @@ impl World {
     /// Finishes a reconcile that met no trouble.
     pub async fn finish(&self, claim: &NodeClaim, now: Timestamp) -> Finished {
         let result = FinishReconcile {
-            applied_version: claim.desired_version,
+            applied_version: claim.version_when_done(),
             ready: claim.desired.iter().map(|desired| (desired.lease, Some(desired.until))).collect(),
             ..FinishReconcile::default()
         };
@@ -341,7 +341,7 @@ impl World {
     pub async fn set_subordinate(&self, id: NodeId, ranges: &[(u32, u32)], now: Timestamp) {
         let claim = self.claim(id, now).await;
         let result = FinishReconcile {
-            applied_version: claim.desired_version,
+            applied_version: claim.version_when_done(),
             subordinate: Some(ranges.to_vec()),
             ..FinishReconcile::default()
         };

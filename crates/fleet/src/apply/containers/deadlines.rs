@@ -52,7 +52,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Has the node forget the leases whose containers it keeps a deadline for, and whose containers are not wanted there.
+    /// Has the node forget the leases whose containers it keeps a deadline for, and whose containers are not wanted there
+    /// and do not run until they are confirmed elsewhere.
     pub(super) async fn forget_deadlines(
         &self,
         target: &Target,
@@ -60,7 +61,9 @@ impl Fleet {
         (kept, leases): (&[KeptLease], &[LeaseContainers]),
     ) -> Result<(), Stop> {
         let grace_s = STOP_GRACE.as_secs().to_string();
-        for (ulid, _) in kept.iter().filter(|(ulid, _)| !leases.iter().any(|lease| lease.ulid == *ulid)) {
+        let stays =
+            |ulid: &String| leases.iter().any(|lease| lease.ulid == *ulid) || claim.departing.contains(ulid);
+        for (ulid, _) in kept.iter().filter(|(ulid, _)| !stays(ulid)) {
             let values = [("lease_ulid", &**ulid), ("grace_s", &*grace_s)];
             self.run(target, self.playbooks.remove_containers(), (claim, None), &values).await?;
         }
