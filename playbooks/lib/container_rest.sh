@@ -18,6 +18,18 @@ remove_rest() {
   left=$(echo $left)
 }
 
+# orphans_run: runs a container of Docker or Podman whose engine may be gone?
+orphans_run() {
+  for process in /proc/[0-9]*/cmdline; do
+    words=$(tr '\0' ' ' <"$process" 2>/dev/null) || continue
+    program=${words%% *}
+    case ${program##*/},$words in
+    containerd-shim*,*" -namespace moby "* | conmon,*) return 0 ;;
+    esac
+  done
+  return 1
+}
+
 # list_rest network|volume ULID: sets $rest to the names of those with the lease's label and a name that Orion gives.
 list_rest() {
   case $engine in

@@ -73,6 +73,45 @@ async fn a_login_does_not_wait_for_the_container_engine_of_its_new_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_was_removed_keeps_no_release_waiting_but_what_runs_on_of_it_does() {
+    let system = system(1).await;
+    let (worker, ida) = (&system.workers()[0], system.user("ida").await);
+    let (ticket, path) = rented(&system, &ida).await;
+    let lease = ticket.rental_id;
+    ida.post(&path, shell("web", "exec sleep 1000")).await.expect(201);
+    // The package goes, and what it started goes on.
+    worker.stop_engine();
+    worker.sh("rm /run/docker.sock
+        for d in /usr/local/bin /usr/bin /usr/sbin; do
+          u=/run/hidden$d; mkdir -p $u/upper $u/work
+          mount -t overlay overlay -o lowerdir=$d,upperdir=$u/upper,workdir=$u/work $d
+          rm -f $d/docker $d/dockerd
+        done");
+    ida.post(&format!("/api/release/{lease}"), json!({})).await.expect(200);
+    let words = "containers run, and the engine that they belong to was removed";
+    wait_until("what keeps the release is said", PATIENCE, async || {
+        let told = json!(system.events().await).to_string();
+        if told.contains(words) { Ok(()) } else { Err(told) }
+    })
+    .await;
+    assert_eq!(ida.show(lease).await["state"], "releasing");
+    worker.sh("pkill -KILL containerd-shim; pkill -KILL -x sleep");
+    wait_until("the lease is over", 2 * PATIENCE, async || {
+        let state = ida.show(lease).await["state"].clone();
+        if state == "ended" { Ok(()) } else { Err(state.to_string()) }
+    })
+    .await;
+    // The engine is there again, and knows the container: nothing explains it.
+    worker.sh("umount -l /usr/local/bin /usr/bin /usr/sbin");
+    worker.start_engine();
+    wait_until("the engine holds nothing", PATIENCE, async || {
+        let left = on_engine(worker);
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_does_not_answer_is_said_and_its_containers_are_the_same_afterwards() {
     let system = system(1).await;
     let (worker, ida) = (&system.workers()[0], system.user("ida").await);

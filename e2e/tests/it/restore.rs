@@ -258,13 +258,16 @@ async fn an_older_backup_is_restored(database: Database, course: Course) {
 /// Waits until the control plane knows all five workers, has looked at each, and none is left dirty.
 async fn everything_is_looked_at(system: &System) {
     for worker in system.workers() {
-        let looked = |node: &Value| {
+        // First the epoch: the node is dirty from the moment that it is raised.
+        wait_until("the database has what the node remembers", PATIENCE, async || {
+            let node = system.node(worker).await?;
             let remembers = worker.sh("cat /var/lib/orion/epoch").trim().parse::<i64>().expect("an epoch");
-            node["status"] == "alive"
-                && node["dirty"] == false
-                && node["agent"] == "up"
-                && epoch_of(system, node["node_id"].as_i64().expect("a number")) >= remembers
-        };
+            let known = epoch_of(system, node["node_id"].as_i64().expect("a number"));
+            if known >= remembers { Ok(()) } else { Err(format!("{known} < {remembers}: {node}")) }
+        })
+        .await;
+        let looked =
+            |node: &Value| node["status"] == "alive" && node["dirty"] == false && node["agent"] == "up";
         system.until_node(worker, "looked at and clean", looked).await;
     }
 }

@@ -77,7 +77,7 @@ impl Fleet {
             Err(error) => {
                 self.engine_failed(claim.node.id, &error).await?;
                 // What the node keeps a deadline for may be there still.
-                return self.without_engine((claim, kept), &rows, &error, outcome).await;
+                return self.without_engine(target, (claim, kept), &rows, &error, outcome).await;
             }
         };
         if claim.node.engine_down_since.is_some() {
@@ -116,7 +116,8 @@ impl Fleet {
             self.store.containers().free_ports_but(claim.node.id, &wanted).await?;
         }
         leases.kept = work.desired.iter().map(|lease| lease.lease).collect();
-        self.forget_deadlines(target, claim, (kept, &work.desired)).await?;
+        let wanted: Vec<&str> = work.desired.iter().map(|lease| &*lease.ulid).collect();
+        self.forget_deadlines(target, claim, (kept, &wanted)).await?;
         let looked = self.look_at_containers(&work.engine, claim.node.id, &rows).await?;
         looked.map_err(|error| unreached(&error))?;
         Ok(leases)
@@ -135,18 +136,22 @@ impl Fleet {
     /// The engine does not answer, or there is none.
     async fn without_engine(
         &self,
+        target: &Target,
         (claim, kept): (&NodeClaim, &[KeptLease]),
         rows: &[ContainerRow],
         error: &EngineError,
         outcome: &mut Outcome,
     ) -> Result<LeasesLookedAt, Stop> {
-        if error.meaning() == EngineMeaning::Unusable && kept.is_empty() {
+        if error.meaning() == EngineMeaning::Unusable {
             if claim.node.engine.is_some() {
                 self.store.containers().engine_seen(claim.node.id, None).await?;
             }
             for row in rows.iter().filter(|row| !row.phase.is_settled()) {
                 self.container_failed(row, claim, None, &error.to_string()).await?;
             }
+            // The node says whether something of an engine that was removed still runs.
+            let wanted: Vec<&str> = claim.desired.iter().map(|desired| &*desired.ulid).collect();
+            self.forget_deadlines(target, claim, (kept, &wanted)).await?;
             return Ok(LeasesLookedAt::default());
         }
         if !rows.is_empty() || !kept.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::{Outcome, STOP_GRACE, Stop, agent};
 use crate::Fleet;
-use orion_domain::{LeaseId, container::LeaseContainers, lease::Phase, reconcile::Desired};
+use orion_domain::{LeaseId, lease::Phase, reconcile::Desired};
 use orion_ssh::Target;
 use orion_store::NodeClaim;
 
@@ -52,17 +52,16 @@ impl Fleet {
         Ok(())
     }
 
-    /// Has the node forget the leases whose containers it keeps a deadline for, and whose containers are not wanted there
-    /// and do not run until they are confirmed elsewhere.
+    /// Has the node end what is left of the leases whose containers it keeps a deadline for, and forget them: all but those
+    /// that are wanted there, and those that are just on their way off it.
     pub(super) async fn forget_deadlines(
         &self,
         target: &Target,
         claim: &NodeClaim,
-        (kept, leases): (&[KeptLease], &[LeaseContainers]),
+        (kept, wanted): (&[KeptLease], &[&str]),
     ) -> Result<(), Stop> {
         let grace_s = STOP_GRACE.as_secs().to_string();
-        let stays =
-            |ulid: &String| leases.iter().any(|lease| lease.ulid == *ulid) || claim.departing.contains(ulid);
+        let stays = |ulid: &String| wanted.contains(&ulid.as_str()) || claim.departing.contains(ulid);
         for (ulid, _) in kept.iter().filter(|(ulid, _)| !stays(ulid)) {
             let values = [("lease_ulid", &**ulid), ("grace_s", &*grace_s)];
             self.run(target, self.playbooks.remove_containers(), (claim, None), &values).await?;
