@@ -1,10 +1,12 @@
-//! `orion-demo`: the whole story of a lease on this machine, with the commands that a user would type. It is run by
+//! `orion-demo`: the whole story of a lease, or of containers, on this machine, with the commands that a user would type. It is run by
 //! `cargo xtask demo`, which builds the programs before.
 //!
-//! Lives here: the order of things, and the end when one fails. [`story`] and [`moving`] hold the steps,
+//! Lives here: the order of things, and the end when one fails. [`story`] and [`moving`] hold the steps, [`containers`]
+//! those of containers,
 //! [`shell`] runs and shows the commands, [`system`] starts and stops Orion and its workers, [`place`] knows
 //! where the demo keeps its files and which demo was there before.
 
+mod containers;
 mod interrupt;
 mod moving;
 mod options;
@@ -40,6 +42,9 @@ fn main() -> ExitCode {
 }
 
 fn demo(options: &DemoOptions) -> Outcome {
+    if options.check {
+        return Ok(());
+    }
     let place = Place::claim(options)?;
     let mut system = System::new(place, options)?;
     system.remove_former()?;

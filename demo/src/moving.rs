@@ -87,7 +87,10 @@ impl Story<'_> {
 
     /// A scheduler moves nothing in its first seconds: a node that looks dead then may be one that it has not
     /// reached yet. In this demo that would be all that the reader waits for.
-    fn wait_for_the_end_of_the_hold(&mut self) -> Outcome {
+    ///
+    /// # Errors
+    /// When we are told to end.
+    pub fn wait_for_the_end_of_the_hold(&mut self) -> Outcome {
         let started = self.orion_started;
         self.wait(
             "the scheduler's first seconds, in which it moves nothing, are over",

@@ -22,11 +22,13 @@ const MARK: &str = ".orion-demo";
 pub struct Place {
     directory: PathBuf,
     record: PathBuf,
+    /// Sockets: a path of them has at most 107 bytes.
+    sockets: PathBuf,
     /// Locked as long as it is open.
     _lock: File,
 }
 
-/// `orion up` of a demo: the process, told apart from a later one with the same number by when it started.
+/// A program of a demo: its process, told apart from a later one with the same number by when it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Running {
     /// Process id.
@@ -57,7 +59,8 @@ impl Place {
             Some(directory) => std::path::absolute(directory).map_err(failed_to("find the directory"))?,
             None => repo::root().join(".orion/demo"),
         };
-        Ok(Self { directory, record: lock_path.with_extension("json"), _lock: lock })
+        let (record, sockets) = (lock_path.with_extension("json"), lock_path.with_extension("d"));
+        Ok(Self { directory, record, sockets, _lock: lock })
     }
 
     /// A file of the demo.
@@ -65,7 +68,12 @@ impl Place {
         self.directory.join(name)
     }
 
-    /// The same as one types it at the root of the repository.
+    /// A socket of the demo, in a directory of root's alone.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.sockets.join(name)
+    }
+
+    /// The path of a file as one types it at the root of the repository.
     pub fn shown(&self, name: &str) -> String {
         let path = self.file(name);
         path.strip_prefix(repo::root()).unwrap_or(&path).display().to_string()
@@ -78,8 +86,12 @@ impl Place {
     pub fn prepare(&self) -> Outcome {
         let what = || format!("prepare {}", self.directory.display());
         self.remove_files()?;
-        fs::create_dir_all(&self.directory).map_err(failed_to(what()))?;
-        fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o700)).map_err(failed_to(what()))?;
+        self.remove_sockets()?;
+        for directory in [&self.directory, &self.sockets] {
+            fs::create_dir_all(directory)
+                .and_then(|()| fs::set_permissions(directory, fs::Permissions::from_mode(0o700)))
+                .map_err(failed_to(what()))?;
+        }
         self.write(MARK, "made by cargo xtask demo, and removed by it\n", 0o600)
     }
 
@@ -104,6 +116,15 @@ impl Place {
         fs::remove_dir_all(&self.directory).map_err(failed_to(format!("remove {}", self.directory.display())))
     }
 
+    fn remove_sockets(&self) -> Outcome {
+        match fs::remove_dir_all(&self.sockets) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(failed_to(format!("remove {}", self.sockets.display()))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes a file of the demo.
     ///
     /// # Errors
@@ -115,28 +136,23 @@ impl Place {
             .map_err(failed_to(format!("write {}", path.display())))
     }
 
-    /// Notes that a demo runs from now on; `running` when its `orion up` does.
+    /// Notes that a demo runs from now on, with these programs.
     ///
     /// # Errors
     /// The disk's.
-    pub fn note(&self, running: Option<Running>) -> Outcome {
-        let record = json!({
-            "directory": self.directory,
-            "process": running.map(|running| running.process),
-            "started": running.map(|running| running.started),
-        });
+    pub fn note(&self, running: &[Running]) -> Outcome {
+        let programs = running.iter().map(|one| json!({ "process": one.process, "started": one.started }));
+        let record = json!({ "directory": self.directory, "programs": programs.collect::<Vec<_>>() });
         fs::write(&self.record, format!("{record}\n"))
             .map_err(failed_to(format!("write {}", self.record.display())))
     }
 
-    /// Whether a demo was started and not stopped, and its `orion up` if that still runs.
-    pub fn former(&self) -> Option<Option<Running>> {
+    /// Returns what still runs of a demo that was started and not stopped; none when there is no such demo.
+    pub fn former(&self) -> Option<Vec<Running>> {
         let text = fs::read_to_string(&self.record).ok()?;
-        let record: Value = serde_json::from_str(&text).unwrap_or_default();
-        let process = record["process"].as_u64().and_then(|process| u32::try_from(process).ok());
-        let running = process.zip(record["started"].as_u64());
-        let running = running.map(|(process, started)| Running { process, started });
-        Some(running.filter(Running::is_there))
+        let mut programs = programs_of(&serde_json::from_str(&text).unwrap_or_default());
+        programs.retain(Running::is_there);
+        Some(programs)
     }
 
     /// Notes that no demo runs any more.
@@ -144,6 +160,7 @@ impl Place {
     /// # Errors
     /// The disk's.
     pub fn forget(&self) -> Outcome {
+        self.remove_sockets()?;
         match fs::remove_file(&self.record) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(failed_to(format!("remove {}", self.record.display()))(error))
@@ -151,6 +168,16 @@ impl Place {
             _ => Ok(()),
         }
     }
+}
+
+/// The programs in a record.
+fn programs_of(record: &Value) -> Vec<Running> {
+    let programs = record["programs"].as_array().into_iter().flatten();
+    let running = programs.filter_map(|program| {
+        let process = program["process"].as_u64().and_then(|process| u32::try_from(process).ok())?;
+        Some(Running { process, started: program["started"].as_u64()? })
+    });
+    running.collect()
 }
 
 impl Running {
@@ -197,6 +224,13 @@ mod tests {
         let stat = "17 (a) S (b) R 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
         assert_eq!(state_and_start(stat), Some(('R', 4711)));
         assert_eq!(state_and_start("17 (short) R 1"), None);
+    }
+
+    #[test]
+    fn a_record_names_its_programs_and_one_that_is_damaged_names_none() {
+        let record = json!({ "programs": [{ "process": 7, "started": 9 }, { "process": "x" }] });
+        assert_eq!(programs_of(&record), [Running { process: 7, started: 9 }]);
+        assert_eq!(programs_of(&Value::Null), []);
     }
 
     #[test]

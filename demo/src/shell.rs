@@ -4,6 +4,7 @@ use super::{interrupt, place::Place};
 use orion_console::{Failure, Outcome, failed_to, repo, terminal};
 use serde_json::Value;
 use std::{
+    io::{BufRead as _, BufReader, Read},
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -30,12 +31,14 @@ pub struct Ran {
     pub time: Duration,
 }
 
-/// Reply of the API.
+/// Reply of the API, or of a page.
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
     /// The body; `Null` when it is no JSON.
     pub body: Value,
+    /// The body as it came.
+    pub page: String,
     /// Time from the first byte sent to the last one received, as curl measured it.
     pub time: Duration,
     line: String,
@@ -92,6 +95,61 @@ impl Shell {
         }
     }
 
+    /// Runs a line that must succeed, shows it, and what it writes as it comes. On a terminal the line's own
+    /// messages go there, so that what moves can be seen.
+    ///
+    /// # Errors
+    /// When it does not succeed.
+    pub fn live(&self, line: &str) -> Outcome<Ran> {
+        interrupt::check()?;
+        terminal::command(line);
+        let begun = Instant::now();
+        // Elsewhere both come by one pipe, in their order.
+        let script = if terminal::is_terminal() { line.to_owned() } else { format!("exec 2>&1\n{line}") };
+        let mut command = self.command(&script);
+        command.stdout(Stdio::piped());
+        let mut child = command.spawn().map_err(failed_to("run bash"))?;
+        let out = child.stdout.take().map(shown_as_it_comes).unwrap_or_default();
+        let status = child.wait().map_err(failed_to("run bash"))?.code();
+        interrupt::check()?;
+        let ran = Ran { status, out, err: String::new(), time: begun.elapsed() };
+        match ran.status {
+            Some(0) => Ok(ran),
+            _ => Err(ran.failure(line, "it should have succeeded")),
+        }
+    }
+
+    /// Runs a line, shows it and what it writes; it must fail, and say this.
+    ///
+    /// # Errors
+    /// When it succeeds, or says something else.
+    pub fn refused(&self, line: &str, says: &str) -> Outcome<Ran> {
+        let ran = self.run(line)?;
+        match ran.status == Some(0) || !ran.err.contains(says) {
+            true => Err(ran.failure(line, &format!("it should have been refused with '{says}'"))),
+            false => Ok(ran),
+        }
+    }
+
+    /// Returns the JSON that a line writes, without a word.
+    ///
+    /// # Errors
+    /// When the line fails, or what it writes is no JSON.
+    pub fn json(&self, line: &str) -> Outcome<Value> {
+        let ran = self.quietly(line)?;
+        match (ran.status, serde_json::from_str(&ran.out)) {
+            (Some(0), Ok(value)) => Ok(value),
+            (_, _) => Err(ran.failure(line, "it should have written JSON")),
+        }
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new("bash");
+        command.args(["-c", line]).current_dir(repo::root()).stdin(Stdio::null());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
     /// Runs a line without a word.
     ///
     /// # Errors
@@ -99,9 +157,7 @@ impl Shell {
     pub fn quietly(&self, line: &str) -> Outcome<Ran> {
         interrupt::check()?;
         let begun = Instant::now();
-        let mut command = Command::new("bash");
-        command.args(["-c", line]).current_dir(repo::root()).stdin(Stdio::null());
-        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        let mut command = self.command(line);
         let Output { status, stdout, stderr } = command.output().map_err(failed_to("run bash"))?;
         interrupt::check()?;
         Ok(Ran {
@@ -128,6 +184,7 @@ impl Shell {
         terminal::command(line);
         let reply = self.ask(line)?;
         match keys.is_empty() || reply.status != status {
+            true if reply.body.is_null() => show(&reply.page),
             true => show(&fitted(&reply.body)),
             false => show(&part(&reply.body, keys)),
         }
@@ -145,7 +202,13 @@ impl Shell {
     pub fn ask(&self, line: &str) -> Outcome<Reply> {
         let ran = self.quietly(line)?;
         match (ran.status, reply_of(&ran.out)) {
-            (Some(0), Some((body, status, time))) => Ok(Reply { status, body, time, line: line.to_owned() }),
+            (Some(0), Some((page, status, time))) => Ok(Reply {
+                status,
+                body: serde_json::from_str(&page).unwrap_or_default(),
+                page,
+                time,
+                line: line.to_owned(),
+            }),
             (_, _) => Err(ran.failure(line, "the API did not answer")),
         }
     }
@@ -162,7 +225,8 @@ impl Ran {
 impl Reply {
     /// Returns the failure that ends the story after this reply.
     pub fn failure(&self, why: &str) -> Failure {
-        Failure::new(format!("$ {}\n{:#}\n{why}; the status was {}", self.line, self.body, self.status))
+        let body = if self.body.is_null() { self.page.clone() } else { format!("{:#}", self.body) };
+        Failure::new(format!("$ {}\n{body}\n{why}; the status was {}", self.line, self.status))
     }
 
     /// A text in the body, at a JSON pointer such as `/0/host_ip`.
@@ -193,12 +257,12 @@ impl Reply {
 }
 
 /// Parses the output of curl: the body, then a line with the status and the seconds.
-fn reply_of(out: &str) -> Option<(Value, u16, Duration)> {
+fn reply_of(out: &str) -> Option<(String, u16, Duration)> {
     let (body, figures) = out.trim_end().rsplit_once('\n')?;
     let (status, seconds) = figures.split_once(' ')?;
     let time = Duration::try_from_secs_f64(seconds.parse().ok()?).ok()?;
     let status = status.parse().ok().filter(|status| *status != 0)?;
-    Some((serde_json::from_str(body).unwrap_or_default(), status, time))
+    Some((body.to_owned(), status, time))
 }
 
 /// JSON for people: on one line where it fits, else one line an entry, each cut to the width.
@@ -237,6 +301,18 @@ fn part(value: &Value, keys: &[&str]) -> String {
     }
 }
 
+/// Shows the lines of a stream as they come; all of them.
+fn shown_as_it_comes(stream: impl Read) -> String {
+    let mut all = String::new();
+    for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        terminal::line(&format!("  {}", terminal::cut(&line, WIDTH)));
+        all.push_str(&line);
+        all.push('\n');
+    }
+    all
+}
+
 fn show(text: &str) {
     let lines: Vec<&str> = text.trim_end().lines().collect();
     let kept = if lines.len() > LINES { LINES - 1 } else { lines.len() };
@@ -256,9 +332,9 @@ mod tests {
     #[test]
     fn the_reply_is_divided_into_body_status_and_time() {
         let (body, status, time) = reply_of("{\"a\":\n1}\n201 0.25").unwrap();
-        assert_eq!((body, status, time), (json!({"a": 1}), 201, Duration::from_millis(250)));
+        assert_eq!((body.as_str(), status, time), ("{\"a\":\n1}", 201, Duration::from_millis(250)));
         let (body, status, _) = reply_of("<html>\n404 0.001").unwrap();
-        assert_eq!((body, status), (Value::Null, 404));
+        assert_eq!((body.as_str(), status), ("<html>", 404));
         assert!(reply_of("\n000 0.0").is_none(), "curl got no answer");
         assert!(reply_of("").is_none());
     }

@@ -1,8 +1,9 @@
-//! The story, up to the first login and after the move: what happens in which order. The move itself is in
-//! [`super::moving`].
+//! The story of a lease, up to the first login and after the move: what happens in which order. The move itself is in
+//! [`super::moving`]. The story of containers begins with the same steps, and goes on in [`super::containers`].
 
 use super::{
-    interrupt,
+    containers, interrupt,
+    options::Subject,
     shell::{Reply, Shell},
     system::{LAUNCH, System},
 };
@@ -13,7 +14,7 @@ use orion_console::{
 };
 use serde_json::Value;
 use std::{
-    fs, thread,
+    env, fs, thread,
     time::{Duration, Instant},
 };
 
@@ -97,7 +98,15 @@ impl<'system> Story<'system> {
     /// # Errors
     /// When anything is not as it should be.
     pub fn play(&mut self) -> Outcome {
-        self.start()?;
+        match self.system.subject {
+            Subject::Lease | Subject::Fleet => self.play_lease(),
+            Subject::Containers => containers::play(self),
+        }
+    }
+
+    fn play_lease(&mut self) -> Outcome {
+        self.begin("Start Orion: API, scheduler and status page in one process");
+        self.start(&[])?;
         self.start_workers()?;
         self.sign_up()?;
         self.rent()?;
@@ -126,6 +135,12 @@ impl<'system> Story<'system> {
         self.times.clone()
     }
 
+    /// Returns the names of all workers.
+    pub fn workers(&self) -> Vec<String> {
+        let prefix = env::var("ORION_WORKERS_PREFIX").unwrap_or_else(|_| "worker".to_owned());
+        (1..=self.system.kinds.len()).map(|number| format!("{prefix}{number}")).collect()
+    }
+
     /// The admin's and the user's password.
     pub fn passwords(&self) -> (String, String) {
         (self.admin_password.clone(), self.user_password.clone())
@@ -146,7 +161,7 @@ impl<'system> Story<'system> {
     /// Looks again and again until it is so.
     ///
     /// # Errors
-    /// When it is not within `limit`, a look fails, `orion up` ends, or we are told to end.
+    /// When it is not within `limit`, a look fails, a program of the demo ends, or we are told to end.
     pub fn wait<T>(
         &mut self,
         what: &str,
@@ -156,7 +171,7 @@ impl<'system> Story<'system> {
         let mut waiting = Waiting::begin(what);
         loop {
             interrupt::check()?;
-            self.system.check_orion()?;
+            self.system.check_programs()?;
             let seen = match look(&self.shell, &mut waiting)? {
                 Look::Done(result) => return Ok(result),
                 Look::NotYet(seen) => seen,
@@ -187,9 +202,13 @@ impl<'system> Story<'system> {
         })
     }
 
-    fn start(&mut self) -> Outcome {
-        self.begin("Start Orion: API, scheduler and status page in one process");
-        self.system.start_orion(&self.admin_password)?;
+    /// Starts `orion up` with these settings, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not, or is not healthy.
+    pub fn start(&mut self, settings: &[(&str, String)]) -> Outcome {
+        let password = [("ORION_ADMIN_PASSWORD", self.admin_password.clone())];
+        self.system.start_orion(&[&password, settings].concat())?;
         let url = self.system.url();
         self.shell.set_shown("API", &url, "where it answers");
         self.wait("orion up answers", START_TIMEOUT, |shell, _| {
@@ -208,12 +227,16 @@ impl<'system> Story<'system> {
         }
     }
 
-    fn start_workers(&mut self) -> Outcome {
-        let kinds = self.system.kinds;
-        let alike = kinds.iter().all(|kind| *kind == kinds[0]);
-        self.begin(match alike {
-            true => "Start 3 workers, which register themselves",
-            false => "Start 4 machines of different kinds, which register themselves",
+    /// Starts the workers, and waits until all are offered.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn start_workers(&mut self) -> Outcome {
+        let (kinds, subject) = (self.system.kinds, self.system.subject);
+        self.begin(match subject {
+            Subject::Lease => "Start 3 workers, which register themselves",
+            Subject::Fleet => "Start 4 machines of different kinds, which register themselves",
+            Subject::Containers => "Start 3 workers with a Docker engine each, one of them hardened",
         });
         self.shell.set("ADMIN_PASSWORD", &self.admin_password);
         terminal::note(&format!("ADMIN_PASSWORD is {}", self.admin_password));
@@ -224,14 +247,17 @@ impl<'system> Story<'system> {
         let token = self.shell.curl(&create, 201)?.text("/token")?;
         self.shell.set_shown("JOIN", &token, "what workers join with, from the reply");
         let launch = format!("ORION_JOIN_TOKEN=$JOIN API_ENDPOINT=$API {LAUNCH} --engine namespace");
-        if alike {
-            self.shell.must(&format!("{launch} {}", kinds.len()))?;
-        } else {
-            for (index, kind) in kinds.iter().enumerate() {
+        let launch = match subject {
+            Subject::Lease | Subject::Fleet => launch,
+            Subject::Containers => format!("ORION_WORKERS_REGISTRY=$REGISTRY {launch} --containers"),
+        };
+        // One call makes all the workers of a kind that follow each other.
+        for (index, kind) in kinds.iter().enumerate() {
+            if kinds.get(index + 1) != Some(kind) {
                 self.shell.must(&format!("{launch} --kind {kind} {}", index + 1))?;
             }
         }
-        self.wait_for_nodes(|_| true)?;
+        self.wait_for_nodes(|node| subject != Subject::Containers || node["containers"]["offered"] == true)?;
         self.show_nodes()
     }
 
@@ -244,10 +270,15 @@ impl<'system> Story<'system> {
         self.shell.curl_part(&format!("curl $API/api/nodes {AS_ADMIN}"), 200, &keys).map(drop)
     }
 
-    fn sign_up(&mut self) -> Outcome {
-        self.begin("A client signs up and logs in");
+    /// Lets the commands have the users' password.
+    pub fn tell_password(&mut self) {
         self.shell.set("PASSWORD", &self.user_password);
         terminal::note(&format!("PASSWORD is {}", self.user_password));
+    }
+
+    fn sign_up(&mut self) -> Outcome {
+        self.begin("A client signs up and logs in");
+        self.tell_password();
         let body = format!(r#"--json '{{"username": "{USER}", "password": "'$PASSWORD'"}}'"#);
         self.shell.curl(&format!("curl $API/auth/signup {body}"), 201)?;
         let token = self.shell.curl(&format!("curl $API/auth/login {body}"), 200)?.text("/token")?;

@@ -1,6 +1,12 @@
 //! How the demo ends: the times, what runs and what to try next, or where the logs are.
 
-use super::{place::Place, story::USER, system::System};
+use super::{
+    containers::{IMAGE, TENANTS},
+    options::Subject,
+    place::Place,
+    story::USER,
+    system::System,
+};
 use orion_console::terminal;
 use std::{fs, time::Duration};
 
@@ -21,9 +27,20 @@ pub fn what_next(system: &System, passwords: &(String, String)) {
     terminal::heading("Orion runs");
     terminal::line(&format!("status page      {url}/"));
     terminal::line(&format!("admin            admin, password {}", passwords.0));
-    terminal::line(&format!("client           {USER}, password {}", passwords.1));
+    match system.subject {
+        Subject::Lease | Subject::Fleet => {
+            terminal::line(&format!("client           {USER}, password {}", passwords.1));
+        }
+        Subject::Containers => {
+            terminal::line(&format!("clients          {}, password {}", TENANTS.join(" and "), passwords.1));
+        }
+    }
     terminal::line(&format!("log              {}", system.place.shown("orion.log")));
     terminal::line("\nTry next, with Orion's own client:");
+    if system.subject == Subject::Containers {
+        containers_next(system);
+        return;
+    }
     for line in [
         format!("export ORION_API={url}"),
         format!("{orion} login {USER}"),
@@ -46,6 +63,32 @@ pub fn what_next(system: &System, passwords: &(String, String)) {
     ] {
         terminal::command(&line);
     }
+    tear_down();
+}
+
+/// Prints what to try with containers.
+fn containers_next(system: &System) {
+    let (orion, url) = (system.program("orion"), system.url());
+    let image = format!("{}/{IMAGE}", system.registry());
+    for line in [
+        format!("export ORION_API={url}"),
+        format!("{orion} login {}", TENANTS[0]),
+        format!("{orion} rent --for 2h --name job --cpus 0.5 --memory 512m --image {image} -- sleep 7200"),
+        format!("{orion} exec -it job 1 -- bash"),
+        format!("{orion} run job {image} --name web --memory 64 -p 8080 -- busybox httpd -f -p 8080 -h /etc"),
+        format!("{orion} open job web      # the certificate is of an authority of Caddy's own"),
+        format!(
+            "{orion} ps job; {orion} stats job; {orion} logs -f job 1; {orion} forward job web 9000:8080"
+        ),
+        "./launch_workers.sh --kill worker1      # or --freeze, --cut; then look where job is".to_owned(),
+        format!("{orion} release job"),
+    ] {
+        terminal::command(&line);
+    }
+    tear_down();
+}
+
+fn tear_down() {
     terminal::line("\nTear it down:");
     terminal::command("cargo xtask demo --stop");
 }
@@ -65,5 +108,5 @@ pub fn end_of_log(place: &Place) {
 pub fn where_logs_are(place: &Place) {
     terminal::heading("Logs");
     terminal::line(&place.shown("orion.log"));
-    terminal::line(&format!("{}/*/{{agent,sshd,boot}}.log", place.shown("workers")));
+    terminal::line(&format!("{}/*/{{agent,sshd,boot,dockerd}}.log", place.shown("workers")));
 }

@@ -1,15 +1,17 @@
 //! `cargo xtask demo`: installs what the demo needs, builds the programs, and runs it (`demo/`).
 
 use crate::{install, test::cargo};
-use orion_console::{Failure, Outcome, process, repo::program_directory, terminal};
+use orion_console::{Failure, Outcome, failed_to, process, repo::program_directory, terminal};
+use std::os::unix::process::CommandExt as _;
 
 /// Variables that the demo, run by `sudo`, still needs.
-const KEPT: [&str; 9] = [
+const KEPT: [&str; 10] = [
     "PATH",
     "TERM",
     "NO_COLOR",
     "RUST_LOG",
     "NSW_SIZE",
+    "NSW_IMAGES_SIZE",
     "ORION_WORKERS_DIR",
     "ORION_WORKERS_PREFIX",
     "ORION_WORKERS_BRIDGE",
@@ -27,22 +29,28 @@ pub fn demo(arguments: &[String]) -> Outcome {
     process::capture(cargo(&["build", "--quiet", "--package", "orion-demo"]).arg("--color=never"))?;
     let mut prefix = Vec::new();
     if !has("--help") {
+        let checked = process::command_of(&[], &words)?.arg("--check").status();
+        if !checked.map_err(failed_to("run the demo"))?.success() {
+            return Err(Failure::told());
+        }
         let why = "the demo makes network namespaces and accounts, which";
         prefix = process::root_prefix(why, &KEPT)?;
         if !has("--stop") {
-            let fleet: &[_] = if has("--fleet") { install::FLEET } else { &[] };
-            install::install_missing(install::DEMO).and_then(|()| install::install_missing(fleet))?;
+            install::install_missing(install::DEMO)?;
+            for (word, needs) in [("--fleet", install::FLEET), ("containers", install::CONTAINERS)] {
+                if has(word) {
+                    install::install_missing(needs)?;
+                }
+            }
             install::make_sshd_directory()?;
             if !has("--no-build") {
                 build(has("--release"))?;
             }
         }
     }
-    let status = process::command_of(&prefix, &words)?.status();
-    match status.map_err(orion_console::failed_to("run the demo"))?.success() {
-        true => Ok(()),
-        false => Err(Failure::told()),
-    }
+    // In place of this process: a Ctrl-C is then for the demo alone, which tears down before the prompt is back.
+    let error = process::command_of(&prefix, &words)?.exec();
+    Err(failed_to("run the demo")(error))
 }
 
 /// The programs: unoptimised unless asked for. On two cores the optimised ones take several times as long to

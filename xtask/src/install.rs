@@ -36,6 +36,13 @@ const PAM_SYSTEMD: Need = need("libpam-systemd", &[], "workers whose logins are 
 const EXTRAUSERS: Need = need("libnss-extrausers", &[], "workers with accounts of a directory");
 const BTRFS: Need = need("btrfs-progs", &["mkfs.btrfs", "btrfs"], "workers whose homes are btrfs");
 
+const IPTABLES: Need =
+    need("iptables", &["iptables"], "networks of containers, and tests of ones that drop packets");
+const CADDY: Need = need("caddy", &["caddy"], "TLS in front of the API and of the ports of containers");
+const DOCKER: Need = need("docker.io", &["dockerd", "docker"], "containers");
+const REGISTRY: Need = need("docker-registry", &["docker-registry"], "pulls of images");
+const BUSYBOX: Need = need("busybox-static", &[], "images, and the playbooks' tests with BusyBox's tools");
+
 const MARIADB: Need = need(
     "mariadb-server",
     &["mariadbd", "mariadb-install-db", "mariadb"],
@@ -44,6 +51,9 @@ const MARIADB: Need = need(
 
 /// Packages for `cargo xtask demo`.
 pub const DEMO: &[Need] = &[SSHD, SSH, IPROUTE, UTIL_LINUX, CURL, PROCPS];
+
+/// Packages for `cargo xtask demo containers`, beyond those for every demo.
+pub const CONTAINERS: &[Need] = &[IPTABLES, CADDY, DOCKER, REGISTRY, BTRFS, BUSYBOX];
 
 /// Packages for the workers of `cargo xtask demo --fleet`.
 pub const FLEET: &[Need] = &[SYSTEMD, DBUS, PAM_SYSTEMD, EXTRAUSERS, BTRFS];
@@ -60,7 +70,7 @@ pub const TESTS: &[Need] = &[
     MARIADB,
     need("mariadb-client", &["mariadb", "mariadb-dump"], "backups of MariaDB"),
     need("sqlite3", &["sqlite3"], "backups of SQLite"),
-    need("busybox-static", &[], "the playbooks' tests with BusyBox's tools"),
+    BUSYBOX,
     need("sshpass", &["sshpass"], "logins with a password"),
     need("cron", &["cron", "crontab"], "tests that a lease's cron jobs go with it"),
     need("at", &["at", "atd"], "tests that a lease's at jobs go with it"),
@@ -72,11 +82,11 @@ pub const TESTS: &[Need] = &[
     need("sudo", &["sudo"], "workers whose sudoers name users"),
     need("faketime", &["faketime"], "machines whose clocks differ"),
     need("openrc", &["openrc-init", "openrc-run"], "tests of machines that boot with OpenRC"),
-    need("iptables", &["iptables"], "tests of networks that drop packets"),
-    need("caddy", &["caddy"], "TLS in front of the API"),
-    need("docker.io", &["dockerd", "docker"], "workers and services as containers"),
+    IPTABLES,
+    CADDY,
+    DOCKER,
     need("docker-compose", &["docker-compose"], "the composed stack"),
-    need("docker-registry", &["docker-registry"], "pulls of images"),
+    REGISTRY,
     need("mmdebstrap", &["mmdebstrap"], "the image that all others are built on"),
     need("binutils", &["strip"], "small images"),
 ];
@@ -100,6 +110,17 @@ pub const CLIENT: &[Need] = &[
 /// Packages for `cargo xtask ci`, beyond those for the tests.
 pub const CHECKS: &[Need] = &[need("shellcheck", &["shellcheck"], "to check the shell scripts")];
 
+/// Services of packages that are installed here, by package.
+const SERVICES: [(&str, &str); 7] = [
+    ("openssh-server", "ssh"),
+    ("mariadb-server", "mariadb"),
+    ("cron", "cron"),
+    ("at", "atd"),
+    ("caddy", "caddy"),
+    ("docker.io", "docker.socket docker"),
+    ("docker-registry", "docker-registry"),
+];
+
 impl Need {
     fn is_met(&self) -> bool {
         if self.programs.is_empty() {
@@ -122,9 +143,12 @@ pub fn install_missing(needs: &[Need]) -> Outcome {
             terminal::line(&format!("{:<16} {}", need.package, need.why));
         }
         install(&missing.iter().map(|need| need.package).collect::<Vec<_>>())?;
-        if Path::new("/run/systemd/system").is_dir() {
+        let services =
+            SERVICES.iter().filter(|(package, _)| missing.iter().any(|need| need.package == *package));
+        let services: Vec<&str> = services.map(|(_, service)| *service).collect();
+        if Path::new("/run/systemd/system").is_dir() && !services.is_empty() {
             terminal::note("systemd starts the packages' services at the next boot, unless you forbid it:");
-            terminal::note("systemctl disable ssh mariadb cron atd");
+            terminal::note(&format!("systemctl disable {}", services.join(" ")));
         }
         if let Some(need) = missing.iter().find(|need| !need.is_met()) {
             let absent = format!("{} was installed, but its programs are not there", need.package);

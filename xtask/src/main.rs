@@ -20,6 +20,7 @@ const USAGE: &str = "\
 usage: cargo xtask TASK
 
   demo    start Orion and 3 workers on this machine and play the story of a lease; --help lists its options
+          containers      that of containers on leased nodes, with real Docker engines
   test    install what the tests need, build, run all tests, and count them
   check   the checks of CI that compile nothing: format, files, documents, scripts, licences
   ci      every check of .ci/run, then the tests

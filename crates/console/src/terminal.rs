@@ -13,7 +13,8 @@ const RED: &str = "31";
 const GREEN: &str = "32";
 const CYAN: &str = "36";
 
-fn is_terminal() -> bool {
+/// Whether the reader sees a terminal on which lines may move.
+pub fn is_terminal() -> bool {
     stdout().is_terminal() && env::var_os("TERM").is_some_and(|terminal| terminal != "dumb")
 }
 
