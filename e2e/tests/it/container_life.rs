@@ -251,3 +251,34 @@ async fn a_request_that_its_process_did_not_live_to_finish_is_finished_and_never
     ida.post(&format!("/api/release/{lease}"), json!({})).await.expect(200);
     assert_eq!(on_engine(worker), [] as [&str; 0]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_under_way_when_orion_is_told_to_stop_is_finished_first() {
+    let system = system(1).await;
+    let (worker, ida) = (&system.workers()[0], system.user("ida").await);
+    let (ticket, path) = rented(&system, &ida).await;
+    ida.post(&path, shell("web", "exec sleep 1000")).await.expect(201);
+    worker.freeze_engine();
+    let asked = tokio::spawn({
+        let (ida, lease) = (ida.clone(), ticket.rental_id);
+        async move { ida.try_send(Method::POST, &format!("/api/release/{lease}"), Some(&json!({})), None).await }
+    });
+    wait_until("the account is gone, its container is waited for", PATIENCE, async || {
+        let account = worker.try_sh("id ida");
+        if account.status.success() { Err("it is there") } else { Ok(()) }
+    })
+    .await;
+    system.up().terminate();
+    wait_until("it takes no connection any more", PATIENCE, async || {
+        let address = system.url().replace("http://", "");
+        if std::net::TcpStream::connect(address).is_ok() { Err("it listens") } else { Ok(()) }
+    })
+    .await;
+    worker.thaw_engine();
+    let reply = asked.await.expect("a task").expect("a reply").expect(200);
+    assert_eq!(reply["message"], "Lease released");
+    assert_eq!(on_engine(worker), [] as [&str; 0]);
+    assert!(system.up().ended().await.success());
+    let log = system.up().log();
+    assert!(!log.contains("some work was still going on"), "{log}");
+}

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::{
     fs::{self, File},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -315,6 +315,27 @@ impl Up {
         let mut child = process.take().expect("it runs");
         child.kill().expect("it is ours");
         child.wait().expect("it is ours");
+    }
+
+    /// Asks it to end; returns at once.
+    pub fn terminate(&self) {
+        let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = process.as_ref().expect("it runs").id();
+        let sent = Command::new("/bin/kill").arg(id.to_string()).status();
+        assert!(sent.expect("Debian: procps").success());
+    }
+
+    /// Waits for the process to end by itself.
+    pub async fn ended(&self) -> ExitStatus {
+        wait_until("orion up ends", PATIENCE, async || {
+            let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+            let ended = process.as_mut().expect("it runs").try_wait().expect("it is ours");
+            if ended.is_some() {
+                process.take();
+            }
+            ended.ok_or_else(|| tail(&self.log()))
+        })
+        .await
     }
 
     /// The URL of its database; none for the SQLite file in its data directory.

@@ -92,12 +92,9 @@ pub async fn run(scheduler: Scheduler, mut node: Receiver<Arc<Node>>, stop: Canc
         }
     }
     drop(turn);
-    if scheduler.shutdown.is_cancelled() {
-        scheduler.fleet.pool.drop_session(id.0);
-    } else {
-        // Another scheduler looks after it now; what this one does there is finished first.
-        scheduler.fleet.pool.let_go(id.0);
-    }
+    // What goes on there is finished first: another scheduler looks after the node now, or this process is stopping, and
+    // the API in it may be at work.
+    scheduler.fleet.pool.let_go(id.0);
 }
 
 impl Watcher {
