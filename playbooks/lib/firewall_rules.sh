@@ -93,7 +93,8 @@ resolvers() {
 # firewall_rules DENIED PROXIES PORTS PUBLIC_PORTS: what iptables-restore reads, without the COMMIT.
 firewall_rules() {
   reject='REJECT --reject-with icmp-admin-prohibited'
-  known='-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN'
+  # Answers only: a connection that began while the rules were not there ends with its next packet, if it may not be.
+  known='-m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j RETURN'
   echo '*filter'
   for chain in FORWARD INPUT EGRESS INGRESS; do echo ":ORION-$chain - [0:0]"; done
   echo "-A ORION-FORWARD $known"
@@ -116,7 +117,7 @@ firewall_rules() {
     function show() { print "-A ORION-INPUT ! -i lo -p tcp -m multiport --dports " list " -j ORION-INGRESS"; list = ""; count = 0 }'
   for proxy in $(echo "$2" | tr , ' '); do echo "-A ORION-INGRESS -s $proxy -j RETURN"; done
   for port in $(echo "$4" | tr , ' '); do
-    echo "-A ORION-INGRESS -p tcp -m conntrack --ctstate NEW --ctorigdstport $port -j RETURN"
+    echo "-A ORION-INGRESS -p tcp -m conntrack --ctorigdstport $port -j RETURN"
   done
   echo '-A ORION-INGRESS -j DROP'
 }

@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use tokio::task::JoinSet;
 
 /// Network of containers where the operator names none.
 const CONTAINER_NET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 201, 0, 0), 16);
@@ -29,6 +30,10 @@ const ADDRESSES_KEPT: Duration = Duration::from_secs(5);
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Longest wait for the address of a node that is known by a name.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Lifetime of such an address. One that is not found again afterwards stays.
+const RESOLVED_KEPT: Duration = Duration::from_secs(60);
+/// Names that are looked up at once.
+const RESOLVED_AT_ONCE: usize = 64;
 
 /// What the operator says of the networks of containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +99,8 @@ impl Firewall {
 pub struct Firewalls {
     /// Networks that no container reaches, and when they were read.
     denied: tokio::sync::Mutex<Option<(Timestamp, Arc<str>)>>,
+    /// The addresses of nodes that are known by a name, and when they were looked up. Empty: they were never found.
+    resolved: tokio::sync::Mutex<HashMap<String, (Timestamp, Vec<Ipv4Addr>)>>,
     /// The networks that a node was told last, and when.
     told: Mutex<HashMap<NodeId, (Timestamp, Arc<str>)>>,
 }
@@ -103,6 +110,35 @@ impl Firewalls {
     pub(crate) fn tell(&self, node: NodeId, firewall: &Firewall, now: Timestamp) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.insert(node, (now, Arc::clone(&firewall.denied)));
+    }
+
+    /// Returns the addresses of these names: those that were found last where a name is not found now, so that a name server
+    /// that is away opens nothing.
+    async fn resolved(&self, names: Vec<String>, now: Timestamp) -> Vec<Ipv4Addr> {
+        let mut known = self.resolved.lock().await;
+        known.retain(|name, _| names.contains(name));
+        let is_new = |name: &&String| known.get(*name).is_none_or(|(at, _)| now.since(*at) >= RESOLVED_KEPT);
+        let mut due: Vec<String> = names.iter().filter(is_new).cloned().collect();
+        while !due.is_empty() {
+            let some = due.split_off(due.len().saturating_sub(RESOLVED_AT_ONCE));
+            for (name, mut found) in some.into_iter().map(resolve).collect::<JoinSet<_>>().join_all().await {
+                found.sort_unstable();
+                match known.get_mut(&name) {
+                    Some((at, _)) if found.is_empty() => *at = now,
+                    Some(known) => *known = (now, found),
+                    None => {
+                        if found.is_empty() {
+                            tracing::warn!(
+                                name,
+                                "the address of a node is not known; containers may reach it"
+                            );
+                        }
+                        known.insert(name, (now, found));
+                    }
+                }
+            }
+        }
+        known.values().flat_map(|(_, found)| found).copied().collect()
     }
 
     fn is_old(&self, node: NodeId, denied: &str, now: Timestamp) -> bool {
@@ -121,14 +157,15 @@ impl Fleet {
         {
             return Ok(Arc::clone(list));
         }
-        let mut nodes = Vec::new();
+        let (mut nodes, mut names) = (Vec::new(), Vec::new());
         for address in self.store.nodes().addresses().await? {
             match address.parse::<IpAddr>() {
                 Ok(IpAddr::V4(address)) => nodes.push(address),
                 Ok(IpAddr::V6(_)) => {}
-                Err(_) => nodes.extend(resolve(&address).await),
+                Err(_) => names.push(address),
             }
         }
+        nodes.extend(self.firewalls.resolved(names, now).await);
         let mut fixed = self.config.networks.egress_deny.clone();
         fixed.push(LINK_LOCAL);
         let list: Arc<str> = denied_list(&fixed, &nodes).into();
@@ -173,19 +210,18 @@ impl Fleet {
     }
 }
 
-async fn resolve(name: &str) -> Vec<Ipv4Addr> {
-    match tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name, 22))).await {
+/// Looks up a name; empty where it is not found.
+async fn resolve(name: String) -> (String, Vec<Ipv4Addr>) {
+    let found = match tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((&*name, 22))).await {
         Ok(Ok(found)) => found
             .filter_map(|address| match address.ip() {
                 IpAddr::V4(address) => Some(address),
                 IpAddr::V6(_) => None,
             })
             .collect(),
-        Ok(Err(_)) | Err(_) => {
-            tracing::warn!(name, "the address of a node is not known; containers may reach it");
-            Vec::new()
-        }
-    }
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    };
+    (name, found)
 }
 
 /// The ports with commas between them, as many as a playbook takes. Those beyond would be refused by the container's start.
@@ -236,5 +272,21 @@ mod tests {
             .collect();
         assert!(many.iter().all(|address| networks.iter().any(|network| network.contains(address))));
         assert!(!networks.iter().any(|network| network.contains(&Ipv4Addr::new(10, 6, 0, 1))));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_was_found_once_stays_known_while_its_name_is_not_found() {
+        let firewalls = Firewalls::default();
+        let (at, local) = (|second: i64| Timestamp::from_micros(second * 1_000_000), Ipv4Addr::LOCALHOST);
+        let names = || vec!["localhost".to_owned(), "no-such-node.invalid".to_owned()];
+        assert_eq!(firewalls.resolved(names(), at(0)).await, [local]);
+        let gone = Ipv4Addr::new(10, 0, 0, 9);
+        firewalls.resolved.lock().await.insert("no-such-node.invalid".into(), (at(0), vec![gone]));
+        for second in [1, 61] {
+            let mut found = firewalls.resolved(names(), at(second)).await;
+            found.sort_unstable();
+            assert_eq!(found, [gone, local], "at {second}");
+        }
+        assert_eq!(firewalls.resolved(vec!["localhost".into()], at(62)).await, [local], "it was forgotten");
     }
 }

@@ -26,14 +26,17 @@ pub enum EngineSaid {
 }
 
 impl Containers<'_> {
-    /// Writes what a node's container engine is, at most 64 characters of ASCII; none where it has none.
+    /// Writes what a node's container engine is, at most 64 characters of ASCII; none where it has none any more: then it is
+    /// asked for soon.
     pub async fn engine_seen(self, node: NodeId, engine: Option<&str>) -> Result<(), StoreError> {
         let engine = engine.map(short);
         Ok(transaction!(&self.store.db, |tx| {
             // A node without an engine has no disk of it that is full.
             let sql = "UPDATE nodes SET engine = ?, engine_down_since = NULL, \
-                       disk_full = CASE WHEN ? = 1 THEN NULL ELSE disk_full END WHERE id = ?";
-            tx.exec(sql, vals![engine.clone(), engine.is_none(), node]).await.map(|_| ())
+                       disk_full = CASE WHEN ? = 1 THEN NULL ELSE disk_full END, \
+                       engine_next_at = CASE WHEN ? = 1 THEN 0 ELSE engine_next_at END WHERE id = ?";
+            let is_gone = engine.is_none();
+            tx.exec(sql, vals![engine.clone(), is_gone, is_gone, node]).await.map(|_| ())
         })?)
     }
 
@@ -71,8 +74,12 @@ impl Containers<'_> {
                 }
             };
             let has_changed = known.is_some() != engine.is_some() || down_since.is_some() != down.is_some();
-            let sql = "UPDATE nodes SET engine = ?, engine_down_since = ?, engine_next_at = ? WHERE id = ?";
-            tx.exec(sql, vals![engine, down, now.plus(pause), node]).await?;
+            // What an engine has that was away is not known: a node that has held a lease is looked at.
+            let is_back = matches!(said, EngineSaid::Is(_)) && has_changed;
+            let sql = "UPDATE nodes SET engine = ?, engine_down_since = ?, engine_next_at = ?, \
+                       desired_version = desired_version + CASE WHEN ? = 1 AND EXISTS \
+                       (SELECT 1 FROM lease_nodes held WHERE held.node_id = nodes.id) THEN 1 ELSE 0 END WHERE id = ?";
+            tx.exec(sql, vals![engine, down, now.plus(pause), is_back, node]).await?;
             let event = match (down_since.is_some(), down.is_some()) {
                 (false, true) => Some(NodeEvent::EngineSilent { reason: "it does not answer".into() }),
                 (true, false) => Some(NodeEvent::EngineAnswers {}),

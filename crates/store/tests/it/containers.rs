@@ -27,6 +27,7 @@ on_both!(
     an_engine_is_asked_less_and_less_often_until_it_is_there,
     what_was_ended_for_a_move_that_came_to_nothing_runs_again_as_it_was,
     a_restart_has_happened_when_another_run_was_seen,
+    a_node_that_has_held_a_lease_is_looked_at_when_its_engine_is_back,
     an_engine_is_silent_since_the_first_time_and_answers_once,
 );
 
@@ -443,6 +444,36 @@ async fn a_restart_has_happened_when_another_run_was_seen(world: World) {
     let again = ContainerNews { started_at: Some(at(9)), ..runs(&row, node) };
     world.store.containers().observed(&again, at(9)).await.unwrap().done().unwrap();
     assert_eq!(wanted().await, Wanted::Started);
+}
+
+async fn a_node_that_has_held_a_lease_is_looked_at_when_its_engine_is_back(world: World) {
+    let (_, held) = lease(&world).await;
+    world.clean(held, at(6)).await;
+    let never = world.free_node(2).await;
+    let containers = world.store.containers();
+    let docker = EngineSaid::Is("docker 20.10.24 (API 1.41)".into());
+    let said = async |said: &EngineSaid, second| {
+        for node in [held, never] {
+            containers.engine_said(node, said, at(second)).await.unwrap();
+        }
+        let dirty = [world.node(held).await.is_dirty(), world.node(never).await.is_dirty()];
+        if dirty[0] {
+            world.clean(held, at(second)).await;
+        }
+        dirty
+    };
+    let known = EngineSaid::Is("docker 20.10.25 (API 1.41)".into());
+    for (second, what, dirty) in [
+        (10, &docker, true),
+        (20, &known, false),
+        (30, &EngineSaid::Down, false),
+        (40, &known, true),
+        (50, &EngineSaid::Nothing, false),
+        (60, &EngineSaid::Unreached, false),
+        (70, &docker, true),
+    ] {
+        assert_eq!(said(what, second).await, [dirty, false], "{what:?} at {second}");
+    }
 }
 
 async fn an_engine_is_silent_since_the_first_time_and_answers_once(world: World) {
