@@ -12,10 +12,9 @@ const KEPT: [&str; 7] =
 /// # Errors
 /// When something cannot be installed or built, or when a figure could not be measured. A missed goal is
 /// none.
-pub fn bench(arguments: &[String]) -> Outcome {
+pub fn bench(arguments: &[&str]) -> Outcome {
     let prefix = process::root_prefix("making workers, as the benchmark does,", &KEPT)?;
-    install::install_missing(install::BENCH)?;
-    install::make_sshd_directory()?;
+    install::install_missing(install::Use::Bench)?;
     terminal::heading("Build the optimised programs");
     let services = ["-p", "orion-control-plane", "-p", "orion-scheduler"];
     let programs = ["-p", "orion-cli", "-p", "orion-agent", "-p", "orion-bench"];
@@ -24,6 +23,6 @@ pub fn bench(arguments: &[String]) -> Outcome {
     let directory = program_directory("release")?;
     let (program, bin_dir) = (directory.join("orion-bench").display().to_string(), directory.display());
     let words = [program, "--bin-dir".to_owned(), bin_dir.to_string()];
-    let words: Vec<&str> = words.iter().chain(arguments).map(String::as_str).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
     process::run(&mut process::command_of(&prefix, &words)?)
 }

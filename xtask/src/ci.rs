@@ -18,9 +18,8 @@ pub fn ci() -> Outcome {
     test::check_root()?;
     let mut run = Run::default();
     run.phases.time("install", || {
-        install::install_missing(install::CHECKS)?;
-        install::install_missing(install::TESTS)?;
-        install::make_sshd_directory()
+        install::install_missing(install::Use::Checks)?;
+        install::install_missing(install::Use::Tests)
     })?;
     run.cheap_checks();
     run.check("clippy", "Clippy", || {
@@ -41,7 +40,7 @@ pub fn ci() -> Outcome {
 /// Runs only the checks that compile nothing.
 pub fn check() -> Outcome {
     let mut run = Run::default();
-    run.phases.time("install", || install::install_missing(install::CHECKS))?;
+    run.phases.time("install", || install::install_missing(install::Use::Checks))?;
     run.cheap_checks();
     terminal::heading("Summary");
     terminal::note(&run.phases.line());
@@ -57,7 +56,7 @@ struct Run {
 impl Run {
     fn cheap_checks(&mut self) {
         self.check("fmt", "Format", || process::run(&mut cargo(&["fmt", "--all", "--check"])));
-        self.check("files", "Files of at most 600 lines", checks::file_lengths);
+        self.check("files", "Lengths of files, and of xtask", checks::file_lengths);
         self.check("documents", "Documents name what exists", checks::documents);
         self.check("comments", "Doc comments say what they define", doc_comments::check);
         self.check("shellcheck", "Shell scripts", checks::shell_scripts);

@@ -22,10 +22,10 @@ const KEPT: [&str; 10] = [
 ///
 /// # Errors
 /// When something cannot be installed or built, or when a step of the demo fails.
-pub fn demo(arguments: &[String]) -> Outcome {
-    let has = |option: &str| arguments.iter().any(|argument| argument == option);
+pub fn demo(arguments: &[&str]) -> Outcome {
+    let has = |option| arguments.contains(&option);
     let demo = program_directory("debug")?.join("orion-demo").display().to_string();
-    let words: Vec<&str> = std::iter::once(&demo).chain(arguments).map(String::as_str).collect();
+    let words: Vec<&str> = std::iter::once(demo.as_str()).chain(arguments.iter().copied()).collect();
     process::capture(cargo(&["build", "--quiet", "--package", "orion-demo"]).arg("--color=never"))?;
     let mut prefix = Vec::new();
     if !has("--help") {
@@ -36,13 +36,13 @@ pub fn demo(arguments: &[String]) -> Outcome {
         let why = "the demo makes network namespaces and accounts, which";
         prefix = process::root_prefix(why, &KEPT)?;
         if !has("--stop") {
-            install::install_missing(install::DEMO)?;
-            for (word, needs) in [("--fleet", install::FLEET), ("containers", install::CONTAINERS)] {
+            install::install_missing(install::Use::Demo)?;
+            for (word, needs) in [("--fleet", install::Use::Fleet), ("containers", install::Use::Containers)]
+            {
                 if has(word) {
                     install::install_missing(needs)?;
                 }
             }
-            install::make_sshd_directory()?;
             if !has("--no-build") {
                 build(has("--release"))?;
             }

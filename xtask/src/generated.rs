@@ -25,7 +25,7 @@ pub const FILES: [&str; 2] = [DOCUMENT, TYPES];
 /// # Errors
 /// When something cannot be installed, built or written.
 pub fn generate() -> Outcome {
-    install::install_missing(install::CLIENT)?;
+    install::install_missing(install::Use::Client)?;
     build()?;
     for (path, text) in generated()? {
         let file = root().join(path);
@@ -51,7 +51,7 @@ pub fn build_and_check() -> Outcome {
 /// # Errors
 /// Names what differs, or what the compiler or the client said.
 pub fn check() -> Outcome {
-    install::install_missing(install::CLIENT)?;
+    install::install_missing(install::Use::Client)?;
     let mut old = Vec::new();
     for (path, text) in generated()? {
         if !fs::read_to_string(root().join(path)).is_ok_and(|known| known == text) {

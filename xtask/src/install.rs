@@ -2,6 +2,7 @@
 //!
 //! No system service is started: the tests and the demo run their own sshd and MariaDB, on their own addresses.
 
+use Use::{Bench, Checks, Client, Containers, Demo, Fleet, Tests};
 use orion_console::{
     Failure, Outcome,
     process::{capture, command_of, find_program, root_prefix},
@@ -9,106 +10,58 @@ use orion_console::{
 };
 use std::{path::Path, process::Command};
 
-/// A package, how to see that it is there, and why it is needed.
-pub struct Need {
-    package: &'static str,
-    /// Programs that it brings; none means that dpkg is asked for the package itself.
-    programs: &'static [&'static str],
-    why: &'static str,
+/// What packages are needed for: a task of this name, the demo with `containers` or `--fleet` beyond every demo, the
+/// client of `gen`, the checks of `ci` beyond the tests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    Demo,
+    Containers,
+    Fleet,
+    Tests,
+    Bench,
+    Client,
+    Checks,
 }
 
-const fn need(package: &'static str, programs: &'static [&'static str], why: &'static str) -> Need {
-    Need { package, programs, why }
-}
+/// A package: its uses, its name, programs that it brings (where there is none, dpkg is asked for the package itself),
+/// and why it is needed.
+struct Need(&'static [Use], &'static str, &'static str, &'static str);
 
-const SSHD: Need = need("openssh-server", &["sshd"], "the workers' logins");
-const SSH: Need = need("openssh-client", &["ssh", "ssh-keygen"], "to log in to a rented worker");
-const IPROUTE: Need = need("iproute2", &["ip", "ss"], "the workers' network");
-const UTIL_LINUX: Need =
-    need("util-linux", &["unshare", "nsenter", "flock", "setsid"], "the workers' namespaces");
-const CURL: Need = need("curl", &["curl"], "to speak to the API");
-const PROCPS: Need = need("procps", &["pkill", "ps"], "to end the processes of a lease");
-
-const SYSTEMD: Need =
-    need("systemd", &["systemctl", "systemd-analyze"], "tests of machines that boot with systemd");
-const DBUS: Need = need("dbus", &["dbus-daemon"], "workers in which systemd is process 1");
-const PAM_SYSTEMD: Need = need("libpam-systemd", &[], "workers whose logins are sessions of logind");
-const EXTRAUSERS: Need = need("libnss-extrausers", &[], "workers with accounts of a directory");
-const BTRFS: Need = need("btrfs-progs", &["mkfs.btrfs", "btrfs"], "workers whose homes are btrfs");
-
-const IPTABLES: Need =
-    need("iptables", &["iptables"], "networks of containers, and tests of ones that drop packets");
-const CADDY: Need = need("caddy", &["caddy"], "TLS in front of the API and of the ports of containers");
-const DOCKER: Need = need("docker.io", &["dockerd", "docker"], "containers");
-const REGISTRY: Need = need("docker-registry", &["docker-registry"], "pulls of images");
-const BUSYBOX: Need = need("busybox-static", &[], "images, and the playbooks' tests with BusyBox's tools");
-
-const MARIADB: Need = need(
-    "mariadb-server",
-    &["mariadbd", "mariadb-install-db", "mariadb"],
-    "what runs on MariaDB: the store's tests, the services",
-);
-
-/// Packages for `cargo xtask demo`.
-pub const DEMO: &[Need] = &[SSHD, SSH, IPROUTE, UTIL_LINUX, CURL, PROCPS];
-
-/// Packages for `cargo xtask demo containers`, beyond those for every demo.
-pub const CONTAINERS: &[Need] = &[IPTABLES, CADDY, DOCKER, REGISTRY, BTRFS, BUSYBOX];
-
-/// Packages for the workers of `cargo xtask demo --fleet`.
-pub const FLEET: &[Need] = &[SYSTEMD, DBUS, PAM_SYSTEMD, EXTRAUSERS, BTRFS];
-
-/// Packages for `cargo xtask test`.
-pub const TESTS: &[Need] = &[
-    SSHD,
-    SSH,
-    IPROUTE,
-    UTIL_LINUX,
-    CURL,
-    PROCPS,
-    need("ca-certificates", &[], "certificate authorities for TLS"),
-    MARIADB,
-    need("mariadb-client", &["mariadb", "mariadb-dump"], "backups of MariaDB"),
-    need("sqlite3", &["sqlite3"], "backups of SQLite"),
-    BUSYBOX,
-    need("sshpass", &["sshpass"], "logins with a password"),
-    need("cron", &["cron", "crontab"], "tests that a lease's cron jobs go with it"),
-    need("at", &["at", "atd"], "tests that a lease's at jobs go with it"),
-    SYSTEMD,
-    DBUS,
-    PAM_SYSTEMD,
-    EXTRAUSERS,
-    BTRFS,
-    need("sudo", &["sudo"], "workers whose sudoers name users"),
-    need("faketime", &["faketime"], "machines whose clocks differ"),
-    need("openrc", &["openrc-init", "openrc-run"], "tests of machines that boot with OpenRC"),
-    IPTABLES,
-    CADDY,
-    DOCKER,
-    need("docker-compose", &["docker-compose"], "the composed stack"),
-    REGISTRY,
-    need("mmdebstrap", &["mmdebstrap"], "the image that all others are built on"),
-    need("binutils", &["strip"], "small images"),
+const NEEDS: [Need; 33] = [
+    Need(&[Demo, Tests, Bench], "openssh-server", "sshd", "the workers' logins"),
+    Need(&[Demo, Tests, Bench], "openssh-client", "ssh ssh-keygen", "to log in to a rented worker"),
+    Need(&[Demo, Tests, Bench], "iproute2", "ip ss", "the workers' network"),
+    Need(&[Demo, Tests, Bench], "util-linux", "unshare nsenter flock setsid", "the workers' namespaces"),
+    Need(&[Demo, Tests], "curl", "curl", "to speak to the API"),
+    Need(&[Demo, Tests], "procps", "pkill ps", "to end the processes of a lease"),
+    Need(&[Tests], "ca-certificates", "", "certificate authorities for TLS"),
+    Need(&[Tests, Bench], "mariadb-server", "mariadbd mariadb-install-db mariadb", "all that uses MariaDB"),
+    Need(&[Tests], "mariadb-client", "mariadb mariadb-dump", "backups of MariaDB"),
+    Need(&[Tests], "sqlite3", "sqlite3", "backups of SQLite"),
+    Need(&[Containers, Tests], "busybox-static", "", "images, and the playbooks' tests with BusyBox's tools"),
+    Need(&[Tests], "sshpass", "sshpass", "logins with a password"),
+    Need(&[Tests], "cron", "cron crontab", "tests that a lease's cron jobs go with it"),
+    Need(&[Tests], "at", "at atd", "tests that a lease's at jobs go with it"),
+    Need(&[Fleet, Tests], "systemd", "systemctl systemd-analyze", "tests of machines that boot with systemd"),
+    Need(&[Fleet, Tests], "dbus", "dbus-daemon", "workers in which systemd is process 1"),
+    Need(&[Fleet, Tests], "libpam-systemd", "", "workers whose logins are sessions of logind"),
+    Need(&[Fleet, Tests], "libnss-extrausers", "", "workers with accounts of a directory"),
+    Need(&[Fleet, Containers, Tests], "btrfs-progs", "mkfs.btrfs btrfs", "workers whose homes are btrfs"),
+    Need(&[Tests], "sudo", "sudo", "workers whose sudoers name users"),
+    Need(&[Tests], "faketime", "faketime", "machines whose clocks differ"),
+    Need(&[Tests], "openrc", "openrc-init openrc-run", "tests of machines that boot with OpenRC"),
+    Need(&[Containers, Tests], "iptables", "iptables", "networks of containers, and ones that drop packets"),
+    Need(&[Containers, Tests], "caddy", "caddy", "TLS in front of the API and of containers' ports"),
+    Need(&[Containers, Tests], "docker.io", "dockerd docker", "containers"),
+    Need(&[Tests], "docker-compose", "docker-compose", "the composed stack"),
+    Need(&[Containers, Tests], "docker-registry", "docker-registry", "pulls of images"),
+    Need(&[Tests], "mmdebstrap", "mmdebstrap", "the image that all others are built on"),
+    Need(&[Tests], "binutils", "strip", "small images"),
+    Need(&[Bench], "ansible-core", "ansible-playbook", "what renting is compared with"),
+    Need(&[Client], "nodejs", "node", "to run the TypeScript client and its generator"),
+    Need(&[Client], "npm", "npm", "to install them"),
+    Need(&[Checks], "shellcheck", "shellcheck", "to check the shell scripts"),
 ];
-
-/// Packages for `cargo xtask bench`.
-pub const BENCH: &[Need] = &[
-    SSHD,
-    SSH,
-    IPROUTE,
-    UTIL_LINUX,
-    MARIADB,
-    need("ansible-core", &["ansible-playbook"], "what renting is compared with"),
-];
-
-/// Packages for `cargo xtask gen`.
-pub const CLIENT: &[Need] = &[
-    need("nodejs", &["node"], "to run the TypeScript client and its generator"),
-    need("npm", &["npm"], "to install them"),
-];
-
-/// Packages for `cargo xtask ci`, beyond those for the tests.
-pub const CHECKS: &[Need] = &[need("shellcheck", &["shellcheck"], "to check the shell scripts")];
 
 /// Services of packages that are installed here, by package.
 const SERVICES: [(&str, &str); 7] = [
@@ -123,44 +76,53 @@ const SERVICES: [(&str, &str); 7] = [
 
 impl Need {
     fn is_met(&self) -> bool {
-        if self.programs.is_empty() {
-            let query = ["--show", "--showformat=${db:Status-Status}", self.package];
+        let Self(_, package, programs, _) = self;
+        if programs.is_empty() {
+            let query = ["--show", "--showformat=${db:Status-Status}", package];
             return capture(Command::new("dpkg-query").args(query)).is_ok_and(|status| status == "installed");
         }
-        self.programs.iter().all(|program| find_program(program).is_some())
+        programs.split(' ').all(|program| find_program(program).is_some())
     }
 }
 
-/// Installs what is missing of `needs`; quick, and without a word, when nothing is.
+/// Installs what is missing for `wanted`; quick, and without a word, when nothing is.
 ///
 /// # Errors
 /// When something is missing and apt-get cannot install it.
-pub fn install_missing(needs: &[Need]) -> Outcome {
-    let missing: Vec<&Need> = needs.iter().filter(|need| !need.is_met()).collect();
+pub fn install_missing(wanted: Use) -> Outcome {
+    install_unmet(NEEDS.iter().filter(|Need(uses, ..)| uses.contains(&wanted)))?;
+    match wanted {
+        Use::Demo | Use::Tests | Use::Bench => make_sshd_directory(),
+        Use::Containers | Use::Fleet | Use::Client | Use::Checks => Ok(()),
+    }
+}
+
+fn install_unmet<'a>(needs: impl Iterator<Item = &'a Need>) -> Outcome {
+    let missing: Vec<&Need> = needs.filter(|need| !need.is_met()).collect();
     if !missing.is_empty() {
         terminal::heading(&format!("Install {} packages of Debian", missing.len()));
-        for need in &missing {
-            terminal::line(&format!("{:<16} {}", need.package, need.why));
+        for Need(_, package, _, why) in &missing {
+            terminal::line(&format!("{package:<16} {why}"));
         }
-        install(&missing.iter().map(|need| need.package).collect::<Vec<_>>())?;
-        let services =
-            SERVICES.iter().filter(|(package, _)| missing.iter().any(|need| need.package == *package));
+        let packages: Vec<&str> = missing.iter().map(|Need(_, package, ..)| *package).collect();
+        install(&packages)?;
+        let services = SERVICES.iter().filter(|(package, _)| packages.contains(package));
         let services: Vec<&str> = services.map(|(_, service)| *service).collect();
         if Path::new("/run/systemd/system").is_dir() && !services.is_empty() {
             terminal::note("systemd starts the packages' services at the next boot, unless you forbid it:");
             terminal::note(&format!("systemctl disable {}", services.join(" ")));
         }
-        if let Some(need) = missing.iter().find(|need| !need.is_met()) {
-            let absent = format!("{} was installed, but its programs are not there", need.package);
-            let hint = format!("apt-get install --reinstall {}", need.package);
+        if let Some(Need(_, package, ..)) = missing.iter().find(|need| !need.is_met()) {
+            let absent = format!("{package} was installed, but its programs are not there");
+            let hint = format!("apt-get install --reinstall {package}");
             return Err(Failure::new(absent).hint(hint));
         }
     }
     Ok(())
 }
 
-/// sshd refuses to start without its directory, which a machine's own sshd service would have made.
-pub fn make_sshd_directory() -> Outcome {
+/// Makes the directory without which sshd refuses to start, and which a machine's own sshd service would have made.
+fn make_sshd_directory() -> Outcome {
     if Path::new("/run/sshd").is_dir() {
         return Ok(());
     }
@@ -203,13 +165,13 @@ mod tests {
 
     #[test]
     fn a_program_that_is_there_and_one_that_is_not_are_told_apart() {
-        assert!(need("dash", &["sh"], "").is_met());
-        assert!(!need("dash", &["sh", "no-such-program"], "").is_met());
-        assert!(!need("no-such-package-at-all", &[], "").is_met());
+        assert!(Need(&[], "dash", "sh", "").is_met());
+        assert!(!Need(&[], "dash", "sh no-such-program", "").is_met());
+        assert!(!Need(&[], "no-such-package-at-all", "", "").is_met());
     }
 
     #[test]
     fn nothing_is_installed_when_all_is_there() {
-        install_missing(&[need("dash", &["sh"], "it is always there")]).unwrap();
+        install_unmet([Need(&[], "dash", "sh", "it is always there")].iter()).unwrap();
     }
 }

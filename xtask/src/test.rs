@@ -39,10 +39,7 @@ const KEPT: [&str; 8] = [
 pub fn test() -> Outcome {
     check_root()?;
     let mut phases = Phases::default();
-    phases.time("install", || {
-        install::install_missing(install::TESTS)?;
-        install::make_sshd_directory()
-    })?;
+    phases.time("install", || install::install_missing(install::Use::Tests))?;
     let outcome = build_and_run(&mut phases);
     finish(&phases, outcome)
 }
