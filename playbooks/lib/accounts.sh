@@ -139,6 +139,18 @@ open_account() {
   fi
 }
 
+# is_open PASSWORD: do the account files say what $user was opened with? The password's hash, no end, and no ageing that keeps
+# it out. By the shell alone: no program is started.
+is_open() {
+  while IFS=: read -r name hash x x most x inactive expire x; do
+    if [ "$name" = "$user" ]; then
+      case $hash,$expire,$inactive,$most in "$1",,,99999 | "$1",,-1,99999) return 0 ;; esac
+      return 1
+    fi
+  done </etc/shadow
+  return 1
+}
+
 # locked_by: prints who holds the account files, empty if nobody does.
 locked_by() {
   for file in /etc/passwd.lock /etc/shadow.lock /etc/group.lock /etc/gshadow.lock; do

@@ -1,18 +1,22 @@
-# A name gives no rights: what this machine already grants to a name is not for a tenant who happens to have it.
+# A name gives no rights, and takes none: what this machine already grants or denies to a name is not for a tenant who
+# happens to have it.
 
-# check_rights: refuses (72) when the machine gives rights or ids to the name $user, before there is such an account.
+# check_rights: refuses (72) when the machine gives rights or ids to the name $user, or has rules for its login, before there
+# is such an account.
 check_rights() {
   named=$(list_rights)
-  if [ -n "$named" ]; then refuse 72 "the name $user has rights on this node: $named"; fi
+  if [ -n "$named" ]; then refuse 72 "the name $user has rights or rules of its own on this node: $named"; fi
 }
 
 # list_rights: prints where the name stands, empty if nowhere. Group members and subordinate ids by name first; then
-# the word in sudoers, doas and polkit files; then the lists of who may use cron and at.
+# the word in sudoers, doas and polkit files; then the lists of who may use cron and at; then what sshd and PAM say of the
+# login of single users, by name or by a pattern that does not take the probe account (lib/way_in.sh) as well.
 list_rights() {
   set -- /etc/group
   for file in /etc/gshadow /etc/subuid /etc/subgid /etc/cron.allow /etc/at.allow /etc/doas.conf /etc/doas.d/* \
     /etc/polkit-1/rules.d/* /usr/share/polkit-1/rules.d/* /etc/polkit-1/localauthority/*/* \
-    /etc/polkit-1/localauthority.conf.d/* $(sudoers_files); do
+    /etc/polkit-1/localauthority.conf.d/* /etc/ssh/sshd_config /etc/ssh/sshd_config.d/* /etc/security/access.conf \
+    $(sudoers_files); do
     if [ -f "$file" ] && [ -r "$file" ]; then set -- "$@" "$file"; fi
   done
   awk -v user="$user" '
@@ -22,6 +26,23 @@ list_rights() {
         after = substr(text, at + length(word), 1)
         if (before !~ /[A-Za-z0-9_.\/-]/ && after !~ /[A-Za-z0-9_.\/-]/) return 1
         text = substr(text, at + length(word))
+      }
+      return 0
+    }
+    function takes(pattern, name) {
+      if (pattern !~ /^[A-Za-z0-9_.*?-]+$/) return 0
+      gsub(/[.]/, "[.]", pattern)
+      gsub(/\*/, ".*", pattern)
+      gsub(/\?/, ".", pattern)
+      return name ~ "^" pattern "$"
+    }
+    function singles_out(line,    count, words, at, word) {
+      count = split(line, words, /[ \t,=:"]+/)
+      for (at = 1; at <= count; at++) {
+        word = words[at]
+        sub(/^!/, "", word)
+        sub(/@.*/, "", word)
+        if (word == user || (word ~ /[*?]/ && takes(word, user) && !takes(word, "orion-probe"))) return 1
       }
       return 0
     }
@@ -37,6 +58,12 @@ list_rights() {
       if (index($0, "\"" user "\"") || index($0, "'\''" user "'\''") || has($0, "unix-user:" user) || has($0, "unix-group:" user)) found("polkit names it")
       next
     }
+    FILENAME ~ /\/sshd_config/ {
+      line = tolower($0)
+      if (line ~ /^[ \t]*(match[ \t].*user|denyusers|allowusers)[ \t="]/ && singles_out($0)) found("sshd has rules for it")
+      next
+    }
+    FILENAME ~ /access\.conf$/ { if (/^[ \t]*[-+]/ && singles_out($0)) found("PAM has rules for its login"); next }
     /^[ \t]*#/ || /^[ \t]*Defaults/ { next }
     has($0, user) { found("it is named") }' "$@" 2>/dev/null || :
 }

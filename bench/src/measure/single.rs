@@ -130,7 +130,7 @@ fn figures(times: Times, with_ansible: bool) -> Vec<Figure> {
         unit: "ms",
         samples: times.rent.clone(),
         floor: Some(times.floor),
-        goal: Goal::RatioAtMost(1.5),
+        goal: Goal::RatioAtMost(1.3),
         note: "POST /api/rent until the reply; floor: create_user over ControlMaster on the same nodes"
             .into(),
     }];

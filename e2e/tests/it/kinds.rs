@@ -10,6 +10,7 @@ use super::{
 };
 use orion_testkit::{KeyPair, Kind, wait_until};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 const FLEET: [Kind; 4] = [Kind::Foreign, Kind::Hardened, Kind::BusyBox, Kind::Systemd];
 
@@ -31,6 +32,7 @@ async fn whole_story(system: &System) {
         leaves_dirt(system, ticket).await;
         is_extended(system, &ida, ticket).await;
     }
+    each_node_is_cut_off_for_a_while(system, &ida, &rented).await;
     each_killed_node_loses_its_lease_to_the_one_before(system, &ida, &rented).await;
     for ticket in &rented[1..] {
         is_released(system, &ida, ticket).await;
@@ -57,9 +59,15 @@ async fn everybody_logs_in_by_password_and_key(system: &System, ida: &User, key:
 async fn leaves_dirt(system: &System, ticket: &Ticket) {
     let dirt = "for dir in ~ /tmp /var/tmp /dev/shm /run/lock /srv/data; do echo secret >$dir/mine; done 2>/dev/null; \
                 mkdir -p /tmp/deep/er; echo '* * * * * true' | crontab - 2>/dev/null; \
+                systemd-run --user --quiet sleep 3001 2>/dev/null; \
                 nohup setsid sleep 3000 >/dev/null 2>&1 </dev/null & echo done";
     assert_eq!(ticket.by_password().run(dirt).await.as_deref(), Ok("done\n"));
-    let left = left_on(system.worker_at(&ticket.host_ip));
+    let worker = system.worker_at(&ticket.host_ip);
+    let left = left_on(worker);
+    if worker.name() == system.workers()[3].name() {
+        let of_unit = worker.sh("ps -o ppid= -C sleep | while read p; do ps -o args= -p $p; done");
+        assert!(of_unit.contains("systemd --user"), "a unit of the tenant's runs: {of_unit}");
+    }
     assert!(left.iter().any(|line| line.contains("process")) && left.len() >= 6, "{left:#?}");
 }
 
@@ -72,6 +80,21 @@ async fn is_extended(system: &System, ida: &User, ticket: &Ticket) {
                           echo $(($(sed -n 's/^deadline_unix_s=//p' $file) - now)); done");
     let left: i64 = left.trim().parse().expect("one lease file");
     assert!((10_700..10_830).contains(&left), "{left} s are left on {}", worker.name());
+}
+
+/// Not for so long that it is given up: each keeps its lease, and what is not Orion's is there afterwards.
+async fn each_node_is_cut_off_for_a_while(system: &System, ida: &User, rented: &[Ticket]) {
+    for worker in system.workers() {
+        worker.cut();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        worker.uncut();
+    }
+    for (ticket, worker) in rented.iter().zip(system.workers()) {
+        let is_clean = |node: &Value| node["status"] == "alive" && node["dirty"] == false;
+        system.until_node(worker, "there again", is_clean).await;
+        assert_eq!(ida.show(ticket.rental_id).await["host_ip"], ticket.host_ip.as_str());
+        assert_eq!(ticket.by_password().run("id -un").await.as_deref(), Ok("ida\n"), "{}", worker.name());
+    }
 }
 
 /// Frees the first node; then the second dies and its lease goes to the first, the third's to the second, and so on: each

@@ -110,8 +110,12 @@ const LANES: [&[(&str, &[&str])]; 4] = [
         ("CASignatureAlgorithms rsa-sha2-512", &["CASignatureAlgorithms"]),
         ("AuthenticationMethods publickey,password", &["AuthenticationMethods"]),
         ("MaxSessions 1", &["MaxSessions"]),
+        // The account gets another name.
+        (OF_ONE_NAME, &[]),
     ],
 ];
+/// What no probe account shows: it is about one user.
+const OF_ONE_NAME: &str = "DenyUsers vera uma";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_sshd_is_told_a_rented_login_works_or_the_node_is_not_offered_and_says_which_setting() {
@@ -124,6 +128,7 @@ async fn whatever_sshd_is_told_a_rented_login_works_or_the_node_is_not_offered_a
                 site.sshd_says(line);
                 let works = site.works_or_says_why(line, words).await;
                 eprintln!("{line}: {}", if works { "works" } else { "is not offered" });
+                assert!(works || *line != OF_ONE_NAME, "{line} shuts out one name alone");
                 site.sshd_says_no_more();
                 site.is_well_again(line).await;
             }

@@ -3,6 +3,7 @@
 use super::{
     PATIENCE,
     system::{Database, System, stays_for},
+    truthful::Truthful,
 };
 use orion_testkit::{Worker, wait_until};
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ async fn a_node_whose_sshd_is_down_is_held_and_its_accounts_are_locked_before_it
     let ticket = liam.rent_one().await;
     let worker = system.worker_at(&ticket.host_ip);
     let locked = || worker.sh("grep ^liam: /etc/shadow").starts_with("liam:!");
+    let truthful = Truthful::watch(&liam, std::slice::from_ref(&ticket));
 
     worker.stop_sshd();
     system.until_node(worker, "unreachable", |node| node["status"] == "unreachable").await;
@@ -35,6 +37,7 @@ async fn a_node_whose_sshd_is_down_is_held_and_its_accounts_are_locked_before_it
     wait_until("the account is open again", PATIENCE, async || ticket.by_password().run("id -un").await)
         .await;
     assert!(!locked());
+    truthful.was_true().await;
     let shown = liam.show(ticket.rental_id).await;
     assert_eq!(shown["nodes"].as_array().map(Vec::len), Some(1), "{shown}");
     let extended =
@@ -75,6 +78,7 @@ async fn the_sshd_of_four_nodes_of_nine_down_at_once_ends_nobody_s_work() {
         let started = ticket.by_password().run("nohup sleep 7777 >/dev/null 2>&1 & echo on").await;
         assert_eq!(started.as_deref(), Ok("on\n"));
     }
+    let truthful = Truthful::watch(&mina, &tickets);
     let victims: Vec<&Worker> = tickets.iter().map(|ticket| system.worker_at(&ticket.host_ip)).collect();
     std::thread::scope(|scope| {
         for worker in &victims {
@@ -107,6 +111,7 @@ async fn the_sshd_of_four_nodes_of_nine_down_at_once_ends_nobody_s_work() {
         assert_eq!(ticket.by_password().run("pgrep -u mina -x sleep | wc -l").await.as_deref(), Ok("1\n"));
         assert!(!worker.agent_log().contains("every lease account is locked"), "{}", worker.agent_log());
     }
+    truthful.was_true().await;
     let kinds: Vec<Value> = system.events().await.into_iter().map(|event| event["kind"].clone()).collect();
     for kind in ["node.locking", "node.dead", "lease.node_lost", "node.quarantined"] {
         assert!(!kinds.contains(&json!(kind)), "{kind}: {kinds:?}");

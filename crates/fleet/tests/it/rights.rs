@@ -40,6 +40,26 @@ fn a_sudo_rule_for_everybody_makes_no_account() {
 }
 
 #[test]
+fn a_name_whose_login_has_rules_of_its_own_becomes_no_account() {
+    for userland in BOTH {
+        let node = Node::start(userland);
+        node.sh("mkdir -p /etc/ssh/sshd_config.d /etc/security
+            printf 'Match Group orion-lease,uma-group\\n  X11Forwarding no\\n# DenyUsers frank\\nMatch User *,!root\\n  Banner none\\n' \
+              >/etc/ssh/sshd_config
+            printf 'DenyUsers alice bo?@10.0.0.*\\nMatch Address 10.0.0.1 User \"carol,d*\"\\n  PasswordAuthentication no\\n' \
+              >/etc/ssh/sshd_config.d/site.conf
+            printf '# -:frank:ALL\\n-:erin root:ALL EXCEPT LOCAL\\n+:ALL:ALL\\n' >/etc/security/access.conf");
+        for user in ["alice", "bob", "carol", "dave"] {
+            is_refused(&node, user, "sshd has rules for it (/etc/ssh/sshd_config.d/site.conf)");
+        }
+        is_refused(&node, "erin", "/etc/security/access.conf");
+        for (user, uid) in [("frank", 200_018), ("bobby", 200_019), ("uma", 200_020)] {
+            node.done(playbooks().create_user(), &Account::new(user, uid).create());
+        }
+    }
+}
+
+#[test]
 fn left_overs_by_name_are_not_inherited() {
     for userland in BOTH {
         let node = Node::start(userland);
