@@ -34,7 +34,7 @@ const NEEDS: [Need; 33] = [
     Need(&[Demo, Tests, Bench], "util-linux", "unshare nsenter flock setsid", "the workers' namespaces"),
     Need(&[Demo, Tests], "curl", "curl", "to speak to the API"),
     Need(&[Demo, Tests], "procps", "pkill ps", "to end the processes of a lease"),
-    Need(&[Tests], "ca-certificates", "", "certificate authorities for TLS"),
+    Need(&[Containers, Tests], "ca-certificates", "", "certificate authorities for TLS"),
     Need(&[Tests, Bench], "mariadb-server", "mariadbd mariadb-install-db mariadb", "all that uses MariaDB"),
     Need(&[Tests], "mariadb-client", "mariadb mariadb-dump", "backups of MariaDB"),
     Need(&[Tests], "sqlite3", "sqlite3", "backups of SQLite"),
