@@ -8,7 +8,7 @@ use super::{
     truthful::{Truthful, WORKS},
     user::{Ticket, User, tickets},
 };
-use orion_testkit::{KeyPair, Kind, wait_until};
+use orion_testkit::{KeyPair, Kind, SshClient, wait_until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const NOTICED: Duration = Duration::from_secs(15);
 impl Site<'_> {
     /// Puts a line into sshd's configuration, after Orion's own.
     pub fn sshd_says(&self, line: &str) {
-        self.worker.sh(&format!("printf '%s\\n' '{line}' >/etc/ssh/sshd_config.d/50-site.conf"));
+        self.worker.sh(&format!("printf '%b\\n' '{line}' >/etc/ssh/sshd_config.d/50-site.conf"));
         self.worker.reload_sshd();
     }
 
@@ -135,6 +135,30 @@ async fn whatever_sshd_is_told_a_rented_login_works_or_the_node_is_not_offered_a
         }
     });
     futures_util::future::join_all(lanes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rule_of_an_agent_opens_a_node_for_lease_accounts_and_for_nobody_else() {
+    let (system, tags) = sites(1).await;
+    let (uma, key) = (system.user("uma").await, KeyPair::generate());
+    let site = Site { system: &system, worker: &system.workers()[0], tag: &tags[0], user: &uma, key: &key };
+    site.worker.sh("useradd -m -s /bin/sh local && echo local:local-secret | chpasswd");
+    site.sshd_says("PasswordAuthentication no\nAllowUsers root");
+    assert!(!site.works_or_says_why("shut", &["AllowUsers"]).await);
+    let agent = "set -a; . /etc/orion/agent.env; orion-agent";
+    site.worker.sh(&format!("{agent} install --open-leases --no-start --init systemd"));
+    site.is_well_again("the rule").await;
+    let ticket = site.rent().await;
+    site.both_logins_work(&ticket, "with the rule").await;
+    let local = SshClient::with_password(ticket.address(), "local", "local-secret");
+    assert!(local.run("id").await.is_err(), "the rule is for lease accounts");
+    site.is_released(&ticket).await;
+    let told =
+        site.worker.sh(&format!("{agent} uninstall >/dev/null; sshd -T -C user=x,host=x,addr=127.0.0.1"));
+    assert!(
+        told.contains("allowusers root\n") && !told.contains("allowusers *"),
+        "the site's own again: {told}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,7 +59,7 @@ impl Ticket {
         SshClient::with_private_key(self.address(), &self.client_user, &key.private_path())
     }
 
-    fn address(&self) -> SshAddress {
+    pub fn address(&self) -> SshAddress {
         address(&self.host_ip, self.ssh_port, &self.known_hosts)
     }
 }
