@@ -122,7 +122,7 @@ fn new_client(is_listed: bool) -> Result<Client, String> {
         // A proxy would dial whatever it is told to.
         .no_proxy();
     let builder = if is_listed { builder } else { builder.dns_resolver(Arc::new(PublicOnly)) };
-    builder.build().map_err(|error| format!("HTTP could not be set up: {error}"))
+    builder.build().map_err(|error| format!("HTTP could not be set up: {}", with_causes(&error)))
 }
 
 /// The requests of one question.
@@ -330,14 +330,19 @@ fn nonsense() -> NotFound {
     NotFound::NoAnswer("the registry's answer is not as the specification says".into())
 }
 
-fn unreached(error: reqwest::Error) -> NotFound {
-    let error = error.without_url();
-    let mut text = format!("the registry cannot be reached: {error}");
-    let mut source = std::error::Error::source(&error);
+/// Returns the error with what caused it: "builder error" alone says nothing.
+fn with_causes(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
+    text
+}
+
+fn unreached(error: reqwest::Error) -> NotFound {
+    let text = format!("the registry cannot be reached: {}", with_causes(&error.without_url()));
     NotFound::NoAnswer(text.chars().take(300).collect())
 }
 
