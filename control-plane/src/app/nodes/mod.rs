@@ -57,15 +57,22 @@ impl Nodes<'_> {
             availability.is_held && (availability.is_drained.is_some() || !availability.has_whole_lease)
         };
         let held: Vec<NodeId> = rows.iter().filter(has_more).map(|row| row.node.id).collect();
-        let leases = self.app.store.leases().on_nodes(&held).await?;
-        let drained = self.app.store.nodes().by_ids(&drained).await?;
-        let (mut drains, now) = (self.drains(&drained, &leases, viewer).await?, self.app.now());
         let ends = (rows.first().map(|row| row.node.id), rows.last().map(|row| row.node.id));
-        let shared = self.shared_machine_ids(ends.0, ends.1, viewer).await?;
-        let gpus = match ends {
-            (Some(first), Some(last)) => self.app.store.nodes().gpus_between(first, last).await?,
-            (Some(_) | None, _) => HashMap::new(),
+        let leases_and_drains = async {
+            let leases = self.app.store.leases().on_nodes(&held).await?;
+            let drained = self.app.store.nodes().by_ids(&drained).await?;
+            let drains = self.drains(&drained, &leases, viewer).await?;
+            Ok::<_, ApiError>((leases, drains))
         };
+        let gpus = async {
+            match ends {
+                (Some(first), Some(last)) => Ok(self.app.store.nodes().gpus_between(first, last).await?),
+                (Some(_) | None, _) => Ok(HashMap::new()),
+            }
+        };
+        let shared = self.shared_machine_ids(ends.0, ends.1, viewer);
+        let ((leases, mut drains), gpus, shared) = tokio::try_join!(leases_and_drains, gpus, shared)?;
+        let now = self.app.now();
         let view = |ListedNode { node, open_at, lease }| {
             let (drain, finding) = (drains.remove(&node.id), shared.get(&node.id));
             // A lease that has the whole node came with it.
