@@ -185,6 +185,7 @@ fn start(cli: Cli) -> Result<(), CliError> {
     };
     let runtime = builder
         .enable_all()
+        .thread_stack_size(orion_service::process::STACK_BYTES)
         .build()
         .map_err(|error| CliError::failed(format!("cannot start the runtime: {error}")))?;
     let done = runtime.block_on(dispatch(cli));

@@ -25,6 +25,9 @@ const DATABASE_RETRY: Duration = Duration::from_secs(1);
 /// Interval at which a start that waits for the database logs so.
 const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
+/// Stack of each thread of a service. Work on a node with containers is deep: optimised, its futures took 2 MiB, the default.
+pub const STACK_BYTES: usize = 8 * 1024 * 1024;
+
 /// Reason why a service does not run, with the exit status of its process.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
@@ -80,7 +83,10 @@ where
         let sources = Sources::read(file.as_deref(), BTreeMap::new())?;
         crate::logging::start(&sources)?;
         raise_open_files();
-        let runtime = tokio::runtime::Runtime::new()
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_stack_size(STACK_BYTES)
+            .build()
             .map_err(|error| ServiceError::Machine(format!("no runtime: {error}")))?;
         let outcome = runtime.block_on(run(sources, check));
         crate::traces::stop();

@@ -80,8 +80,10 @@ async fn decoded<T: for<'r> FromRow<'r, R>, R: sqlx::Row>(
     Ok(records)
 }
 
+/// On the heap: the futures of all who ask the database would be as large as sqlx's otherwise, and each that asks twice
+/// has room for it twice on the stack.
 async fn limited<T>(work: impl Future<Output = std::result::Result<T, sqlx::Error>>) -> Result<T> {
-    match tokio::time::timeout(OPERATION_MAX, work).await {
+    match tokio::time::timeout(OPERATION_MAX, Box::pin(work)).await {
         Ok(result) => result.map_err(Fault::from),
         Err(_) => Err(Fault::Gone(format!("no answer within {} s", OPERATION_MAX.as_secs()))),
     }
@@ -218,7 +220,7 @@ impl Db {
         let started = Instant::now();
         loop {
             let host = self.host();
-            match self.read(sql.clone(), values.clone()).await {
+            match Box::pin(self.read(sql.clone(), values.clone())).await {
                 Err(Fault::Gone(text)) => {
                     self.leave(host);
                     if started.elapsed() >= self.patience() {
@@ -258,7 +260,7 @@ impl Db {
         let started = Instant::now();
         loop {
             let host = self.host();
-            let fault = match self.write(sql.clone(), values.clone()).await {
+            let fault = match Box::pin(self.write(sql.clone(), values.clone())).await {
                 Err(fault) => fault,
                 Ok(done) => return Ok(done),
             };
