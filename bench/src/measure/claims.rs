@@ -164,7 +164,7 @@ impl Bench {
         match how {
             How::Store => {
                 let placed = place(&self.store, user, 1).await?;
-                let node = placed.first().map(|placement| placement.node().id.0);
+                let node = placed.first().map(|placement| placement.node().0);
                 node.ok_or_else(|| Broken::new("a placement without a node"))
             }
             How::ByHand => {

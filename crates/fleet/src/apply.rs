@@ -44,6 +44,8 @@ pub enum Change {
     Released(LeaseId),
     /// New end of this lease.
     Extended(LeaseId),
+    /// A further container of a lease that is on the node.
+    NewContainer,
     /// Any change.
     Unknown,
 }
@@ -253,7 +255,8 @@ impl Fleet {
         let target =
             target_of(&claim.node).map_err(|reason| Stop::Refused(reason, QuarantineCause::Operator))?;
         // One known change to a node that held exactly what it should needs no look at the node first.
-        let known = if claim.was_clean_before && !claim.has_containers { change } else { Change::Unknown };
+        let is_known = !claim.has_containers || change == Change::NewContainer;
+        let known = if claim.was_clean_before && is_known { change } else { Change::Unknown };
         let (lease, others) = match known {
             Change::Placed(lease)
                 if let Some(desired) = claim.desired_of(lease)
@@ -273,6 +276,9 @@ impl Fleet {
             {
                 outcome.ready.push((lease, Some(desired.until)));
                 return Ok(());
+            }
+            Change::NewContainer => {
+                return Box::pin(self.add_container(&target, claim, outcome)).await;
             }
             Change::Placed(_) | Change::Released(_) | Change::Extended(_) | Change::Unknown => {
                 return Box::pin(self.look_and_work_on(&target, claim, outcome)).await;
@@ -336,11 +342,7 @@ impl Fleet {
             }
             other => other?,
         };
-        // A lease that gives no login has all that it wants of the node when each of its containers was begun.
-        let without = claim.desired.iter().filter(|desired| desired.account.is_none());
-        let ready = without.filter(|desired| !leases.waiting.contains(&desired.lease));
-        let until = |desired: &Desired| leases.kept.contains(&desired.lease).then_some(desired.until);
-        outcome.ready.extend(ready.map(|desired| (desired.lease, until(desired))));
+        outcome.containers_done(claim, &leases);
         Ok(())
     }
 

@@ -35,11 +35,12 @@ impl Fleet {
     }
 
     /// Makes a container that was asked for: pulls its image if the node has not got it, and brings the node in order. What
-    /// came of it is in the container's row. The scheduler finishes what breaks off.
+    /// came of it is in the container's row. The scheduler finishes what breaks off. `version`: the first version of what the
+    /// node is to hold with a new container; where nothing else has changed the accounts on the node are not looked at.
     ///
     /// # Errors
     /// The database's.
-    pub async fn provide_container(&self, id: ContainerId) -> Result<(), StoreError> {
+    pub async fn provide_container(&self, id: ContainerId, version: Option<i64>) -> Result<(), StoreError> {
         let Some(row) = self.store.containers().get(id).await? else { return Ok(()) };
         let Some(lease) = self.store.leases().get(row.lease).await? else { return Ok(()) };
         let Some(node) = lease.state.wants_account_on() else { return Ok(()) };
@@ -67,7 +68,8 @@ impl Fleet {
             // Whoever worked on the node while it was waited for has made it.
             return self.store.nodes().release_claim(&claim, self.now()).await;
         }
-        self.apply_or_leave(&claim, Change::Unknown).await?;
+        let is_all = version == Some(claim.desired_version) && claim.departing.is_empty();
+        self.apply_or_leave(&claim, if is_all { Change::NewContainer } else { Change::Unknown }).await?;
         Ok(())
     }
 

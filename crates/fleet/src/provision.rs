@@ -83,7 +83,7 @@ impl Fleet {
         let mut placement = placement;
         let (lease, has_account) = (placement.lease.id, placement.lease.account.is_some());
         for _ in 0..self.config.nodes_tried_max {
-            let node = placement.node().id;
+            let node = placement.node();
             let Some(claim) = self.claim_placed(&placement).await? else {
                 if !has_account {
                     // No reply waits for a password: the scheduler goes on, on this node.

@@ -61,7 +61,7 @@ pub use webhooks::{
 };
 
 use engine::Db;
-use leases::{CandidateCache, UidAllocator};
+use leases::{CandidateCache, RoomCache, UidAllocator};
 use orion_domain::{Timestamp, node::Reserved};
 use std::sync::Arc;
 
@@ -70,6 +70,7 @@ use std::sync::Arc;
 pub struct Store {
     db: Db,
     candidates: Arc<CandidateCache>,
+    rooms: Arc<RoomCache>,
     uids: Arc<UidAllocator>,
     reserved: Reserved,
 }
@@ -88,6 +89,16 @@ impl Store {
         self
     }
 
+    fn on(db: Db) -> Self {
+        Self {
+            db,
+            candidates: Arc::default(),
+            rooms: Arc::default(),
+            uids: Arc::default(),
+            reserved: Reserved::default(),
+        }
+    }
+
     /// Connects and brings the schema up to date.
     ///
     /// # Errors
@@ -97,7 +108,7 @@ impl Store {
         let db = Db::open(config, true).await?;
         engine::migrate(&db).await?;
         nodes::keep_proved_ones(&db).await?;
-        Ok(Self { db, candidates: Arc::default(), uids: Arc::default(), reserved: Reserved::default() })
+        Ok(Self::on(db))
     }
 
     /// Connects to a database that this version has made or brought up to date, and leaves it as it is.
@@ -108,7 +119,7 @@ impl Store {
     pub async fn open_existing(config: &StoreConfig) -> Result<Self, StoreError> {
         let db = Db::open(config, false).await?;
         engine::must_be_current(&db).await?;
-        Ok(Self { db, candidates: Arc::default(), uids: Arc::default(), reserved: Reserved::default() })
+        Ok(Self::on(db))
     }
 
     /// The database's clock, to compare one's own with.

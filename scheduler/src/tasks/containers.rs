@@ -83,7 +83,7 @@ impl Task for Containers {
             scheduler,
             ready,
             |row| row.id,
-            |scheduler, row| async move { scheduler.fleet.provide_container(row.id).await },
+            |scheduler, row| async move { scheduler.fleet.provide_container(row.id, None).await },
         );
         let mut nodes = store.containers().nodes_with_running().await?;
         nodes.retain(|node| scheduler.fleetwide.is_mine(*node));

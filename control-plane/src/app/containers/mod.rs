@@ -72,19 +72,19 @@ impl Containers<'_> {
             None => new_container_uid(now),
         };
         let known = self.app.store.containers().by_uid(&uid).await?;
-        let row = match known {
-            Some(row) => row,
+        let (row, version) = match known {
+            Some(row) => (row, None),
             None => match self.create(who, &lease, &spec, uid.clone(), now).await {
-                Ok(row) => row,
+                Ok(made) => made,
                 // The same request at the same time was first.
                 Err(error) => match self.app.store.containers().by_uid(&uid).await? {
-                    Some(row) => row,
+                    Some(row) => (row, None),
                     None => return Err(error),
                 },
             },
         };
         let (app, id, give_up) = (self.app.clone(), row.id, now.plus(WAIT_MAX));
-        self.app.run_detached(async move { app.containers().provide(id, give_up).await }).await
+        self.app.run_detached(async move { app.containers().provide((id, version), give_up).await }).await
     }
 
     /// Returns the containers of a lease to be, one for each of `count`, in the form in which they are stored.
@@ -121,7 +121,7 @@ impl Containers<'_> {
         spec: &ContainerSpec,
         uid: String,
         now: Timestamp,
-    ) -> Result<ContainerRow, ApiError> {
+    ) -> Result<(ContainerRow, Option<i64>), ApiError> {
         let stored = spec.to_stored().map_err(ApiError::internal)?;
         let new = NewContainer {
             lease: lease.lease.id,
@@ -133,10 +133,8 @@ impl Containers<'_> {
             actor: Some(who.user),
         };
         match self.app.store.containers().create(&new, now).await? {
-            ContainerMade::Made(row) => {
-                self.app.fleet.nudge.all();
-                Ok(*row)
-            }
+            // No nudge: who asked makes it, and nobody else need begin before that.
+            ContainerMade::Made { row, version } => Ok((*row, version)),
             ContainerMade::NameTaken(name) => Err(ApiError::conflict(
                 "name_taken",
                 format!(
@@ -153,15 +151,16 @@ impl Containers<'_> {
         }
     }
 
-    /// Makes the container, and waits until it is settled, at most until `give_up`.
+    /// Makes the container, and waits until it is settled, at most until `give_up`; with the first version of what its node is
+    /// to hold with it, where that is known.
     pub(in crate::app) async fn provide(
         self,
-        id: ContainerId,
+        (id, version): (ContainerId, Option<i64>),
         give_up: Timestamp,
     ) -> Result<ContainerRow, ApiError> {
         let app = self.app.clone();
         self.app.tasks.spawn(async move {
-            if let Err(error) = app.fleet.provide_container(id).await {
+            if let Err(error) = app.fleet.provide_container(id, version).await {
                 tracing::warn!(container = %id, %error, "a container was not made yet; the scheduler goes on");
             }
         });
@@ -243,7 +242,7 @@ impl Containers<'_> {
                 return Err(ApiError::conflict("lease_over", "the container, or its lease, is over"));
             }
         }
-        self.app.fleet.provide_container(row.id).await?;
+        self.app.fleet.provide_container(row.id, None).await?;
         let row = self.app.store.containers().get(row.id).await?;
         row.ok_or_else(|| ApiError::internal("the container vanished"))
     }

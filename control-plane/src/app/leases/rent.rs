@@ -275,7 +275,7 @@ impl<'a> Leases<'a> {
             let lease = *lease;
             async move {
                 for row in self.app.store.containers().of_lease(lease).await? {
-                    self.app.containers().provide(row.id, wish.reply_by).await?;
+                    self.app.containers().provide((row.id, None), wish.reply_by).await?;
                 }
                 Ok::<(), ApiError>(())
             }

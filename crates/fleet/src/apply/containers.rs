@@ -3,7 +3,9 @@
 //! What goes, goes first; then networks, then what is to run, in the order in which it was asked for. Nothing slow happens
 //! here: a container whose image is not on the node is left for [`Fleet::provide_container`], which pulls without a claim.
 
+mod addition;
 pub(in crate::apply) mod deadlines;
+mod engine;
 mod moved;
 mod ports;
 
@@ -57,6 +59,8 @@ struct Work<'a> {
     no_network: HashMap<LeaseId, String>,
     /// Leases none of whose containers run elsewhere any more.
     alone: HashSet<LeaseId>,
+    /// A container was started, and the node's firewall looked at with it.
+    has_started: bool,
 }
 
 impl Fleet {
@@ -68,18 +72,38 @@ impl Fleet {
         kept: &[KeptLease],
         outcome: &mut Outcome,
     ) -> Result<LeasesLookedAt, Stop> {
-        let rows = self.store.containers().of_node(claim.node.id).await?;
         // Before anything that an engine could keep from it: the node may have to end them by itself.
-        self.keep_deadlines(target, claim, kept).await?;
+        let was_told = self.keep_new_deadlines(target, claim, kept).await?;
+        let rows = self.store.containers().of_node(claim.node.id).await?;
         let engine = self.engines.of(target);
-        let mut found = match engine.inventory().await {
+        let found = match engine.inventory().await {
             Ok(found) => found,
             Err(error) => {
                 self.engine_failed(claim.node.id, &error).await?;
+                if !was_told {
+                    self.look_at_firewall((target, claim), kept, &rows).await?;
+                }
                 // What the node keeps a deadline for may be there still.
                 return self.without_engine(target, (claim, kept), &rows, &error, outcome).await;
             }
         };
+        let (on, what) = ((target, claim), (engine, found));
+        let done = Box::pin(self.bring_containers_in_order(on, what, (&rows, kept), outcome)).await;
+        // The start of a container looks at it, too.
+        if !was_told && !done.as_ref().is_ok_and(|(_, has_started)| *has_started) {
+            self.look_at_firewall((target, claim), kept, &rows).await?;
+        }
+        done.map(|(leases, _)| leases)
+    }
+
+    /// Brings an engine, as it was found, to hold what the leases want; returns also whether a container was started.
+    async fn bring_containers_in_order(
+        &self,
+        (target, claim): (&Target, &NodeClaim),
+        (engine, mut found): (Engine, FoundOnEngine),
+        (rows, kept): (&[ContainerRow], &[KeptLease]),
+        outcome: &mut Outcome,
+    ) -> Result<(LeasesLookedAt, bool), Stop> {
         if claim.node.engine_down_since.is_some() {
             self.store.containers().engine_answers(claim.node.id, self.now()).await?;
         }
@@ -87,7 +111,7 @@ impl Fleet {
         found.leave_out(&claim.departing);
         let there: HashSet<String> =
             found.containers.iter().filter_map(|container| container.container.clone()).collect();
-        let desired = self.desired_containers(claim, &rows, &there).await?;
+        let desired = self.desired_containers(claim, rows, &there).await?;
         for row in rows.iter().filter(|row| row.wanted == Wanted::Restarted) {
             end_run(&engine, row, &mut found).await.map_err(|error| unreached(&error))?;
         }
@@ -98,11 +122,12 @@ impl Fleet {
             target,
             claim,
             engine,
-            rows: &rows,
+            rows,
             desired,
             there,
             no_network: HashMap::new(),
             alone: HashSet::new(),
+            has_started: false,
         };
         let mut leases = LeasesLookedAt::default();
         for action in plan.actions {
@@ -118,47 +143,9 @@ impl Fleet {
         leases.kept = work.desired.iter().map(|lease| lease.lease).collect();
         let wanted: Vec<&str> = work.desired.iter().map(|lease| &*lease.ulid).collect();
         self.forget_deadlines(target, claim, (kept, &wanted)).await?;
-        let looked = self.look_at_containers(&work.engine, claim.node.id, &rows).await?;
+        let looked = self.look_at_containers(&work.engine, claim.node.id, rows).await?;
         looked.map_err(|error| unreached(&error))?;
-        Ok(leases)
-    }
-
-    /// Writes down once which engine the node has: a lease with containers moves to nodes that have one.
-    async fn write_engine(&self, claim: &NodeClaim, engine: &Engine) -> Result<(), Stop> {
-        if claim.node.engine.is_none()
-            && let Ok(info) = engine.info().await
-        {
-            self.store.containers().engine_seen(claim.node.id, Some(&crate::engines::told(&info))).await?;
-        }
-        Ok(())
-    }
-
-    /// The engine does not answer, or there is none.
-    async fn without_engine(
-        &self,
-        target: &Target,
-        (claim, kept): (&NodeClaim, &[KeptLease]),
-        rows: &[ContainerRow],
-        error: &EngineError,
-        outcome: &mut Outcome,
-    ) -> Result<LeasesLookedAt, Stop> {
-        if error.meaning() == EngineMeaning::Unusable {
-            if claim.node.engine.is_some() {
-                self.store.containers().engine_seen(claim.node.id, None).await?;
-            }
-            for row in rows.iter().filter(|row| !row.phase.is_settled()) {
-                self.container_failed(row, claim, None, &error.to_string()).await?;
-            }
-            // The node says whether something of an engine that was removed still runs.
-            let wanted: Vec<&str> = claim.desired.iter().map(|desired| &*desired.ulid).collect();
-            self.forget_deadlines(target, claim, (kept, &wanted)).await?;
-            return Ok(LeasesLookedAt::default());
-        }
-        if !rows.is_empty() || !kept.is_empty() {
-            return Err(unreached(error));
-        }
-        outcome.findings.push(format!("its containers were not looked at: {}", with_source(error)));
-        Ok(LeasesLookedAt::default())
+        Ok((leases, work.has_started))
     }
 
     async fn desired_containers(
@@ -531,6 +518,7 @@ impl<'a> Work<'a> {
         self.fleet.firewalls.tell(self.claim.node.id, &firewall, self.fleet.now());
         self.fleet.store.containers().restart_tried(row.id).await?;
         let is_started = report.get("started") == Some("yes");
+        self.has_started |= is_started;
         self.fleet.metrics.container_started(is_started);
         if is_started {
             return Ok(true);

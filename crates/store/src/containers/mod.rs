@@ -67,8 +67,13 @@ pub struct NewContainer {
 /// Outcome of making a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ContainerMade {
-    /// The container, which its lease's node is to hold now.
-    Made(Box<ContainerRow>),
+    /// The container.
+    Made {
+        /// Its row.
+        row: Box<ContainerRow>,
+        /// The first version of what its lease's node is to hold with it; none of a lease that has no node now.
+        version: Option<i64>,
+    },
     /// The lease has a container of that name.
     NameTaken(String),
     /// The lease has as many as it may have.
@@ -309,8 +314,10 @@ pub(crate) async fn create(tx: &mut Tx, new: &NewContainer, now: Timestamp) -> R
     tx.change_desired(&lease, now).await?;
     let event = ContainerEvent::Created { container: name };
     tx.append_events(&[container_event(&lease, node, event, new.actor)], now).await?;
+    let sql = "SELECT desired_version FROM nodes WHERE id = ?";
+    let version = tx.one::<(i64,)>(sql, vals![node]).await?.map(|(version,)| version);
     let made = tx.container(id).await?;
-    made.map(|row| ContainerMade::Made(Box::new(row)))
+    made.map(|row| ContainerMade::Made { row: Box::new(row), version })
         .ok_or_else(|| Fault::Retry("the container vanished".into()))
 }
 

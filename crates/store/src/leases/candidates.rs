@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 /// Nodes that are read at least, to choose from at random: other processes choose, too.
 pub(crate) const READ_MIN: usize = 64;
 /// Time for which nodes that were read are given out.
-const FRESH: Duration = Duration::from_millis(100);
+pub(crate) const FRESH: Duration = Duration::from_millis(100);
 /// Longest wait for other placements before too few nodes are reported.
 const OTHERS_MAX: Duration = Duration::from_secs(2);
 

@@ -68,7 +68,7 @@ pub(super) async fn make_containers(
     }
     let mut made = Vec::with_capacity(placed.len());
     for (placement, first) in placed.into_iter().zip(&request.containers) {
-        let (lease, node) = (placement.lease.id, placement.node().id);
+        let (lease, node) = (placement.lease.id, placement.node());
         let new = NewContainer {
             lease,
             name: first.name.clone(),

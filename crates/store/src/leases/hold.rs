@@ -10,7 +10,7 @@ use orion_domain::{
 };
 
 /// The size of a slice in the units of the columns; all zero for a whole node.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SliceSize {
     /// Thousandths of a processor core.
     pub cpu_milli: i64,

@@ -6,6 +6,7 @@ pub(crate) mod first_container;
 pub(crate) mod hold;
 pub(crate) mod migrate;
 pub(crate) mod place;
+pub(crate) mod rooms;
 pub(crate) mod row;
 pub(crate) mod slice;
 pub(crate) mod transition;
@@ -17,6 +18,7 @@ pub use end::RequestEnd;
 pub use first_container::{FirstContainer, Largest, Room};
 pub use migrate::{MoveOutcome, MoveReason, MoveRequest, NO_NODE_IS_FREE};
 pub use place::{NewAccount, PlaceOutcome, PlaceRequest, Placement};
+pub(crate) use rooms::RoomCache;
 pub(crate) use uids::UidAllocator;
 pub use waiting::{Start, Step};
 

@@ -25,6 +25,7 @@ use crate::{
     leases::candidates::{Picked, READ_MIN, Selection, has_room, next_free_uid},
     leases::first_container::{FirstContainer, make_containers},
     leases::hold::{SliceSize, holding_columns},
+    leases::rooms::PickedRoom,
     leases::row::{on_node_loss_word, state_columns},
     leases::slice::place_slices,
     leases::transition::lease_event,
@@ -38,7 +39,6 @@ use orion_domain::{
     lease::{Holding, OnNodeLoss},
     names::UnixName,
     names::{LeaseName, Tag},
-    node::Node,
 };
 use rand::seq::SliceRandom;
 use sqlx::AssertSqlSafe;
@@ -99,25 +99,30 @@ pub struct PlaceRequest {
 pub struct Placement {
     /// The lease.
     pub lease: Lease,
+    node: NodeId,
     /// What the next claim on the node tells, if nothing happens to it before: without a token, and with the epoch
-    /// before.
-    pub(crate) ahead: NodeClaim,
+    /// before. None for a slice: to others of its node much happens, and to read all of them would hold up whoever places on
+    /// the same node.
+    pub(crate) ahead: Option<NodeClaim>,
 }
 
 impl Placement {
     /// A lease that has just got its node in this transaction, with the node as it is by now.
     pub(super) async fn read(tx: &mut Tx, lease: Lease, node: NodeId, now: Timestamp) -> Result<Self> {
+        if !lease.holding.is_whole() {
+            return Ok(Self { lease, node, ahead: None });
+        }
         let Some(record) = tx.node_record(node).await? else {
             return Err(Fault::Retry("the node vanished".into()));
         };
         let (leases, holds) = (tx.leases_on(node).await?, tx.holds_on(node).await?);
-        let ahead = node_claim(record, String::new(), (&leases, holds), now)?;
-        Ok(Self { lease, ahead })
+        let ahead = Some(node_claim(record, String::new(), (&leases, holds), now)?);
+        Ok(Self { lease, node, ahead })
     }
 
-    /// Returns the node as it was placed on.
-    pub const fn node(&self) -> &Node {
-        &self.ahead.node
+    /// Returns the node that it was placed on.
+    pub const fn node(&self) -> NodeId {
+        self.node
     }
 }
 
@@ -157,6 +162,8 @@ pub(crate) const OFFERABLE: &str = "admission = 'admitted' AND health = 'alive' 
 const LATE: Duration = Duration::from_millis(250);
 /// Times that a placement is tried again with other nodes.
 const CHOICES_MAX: u32 = 20;
+/// Times that the node of a slice is chosen before its transaction; then the transaction itself looks for one.
+const ROOMS_PICKED_MAX: u32 = 3;
 
 impl Tx {
     /// Gives a free node, or a slice of it, to a lease; with `seen` only if what a whole node is to hold has not
@@ -241,6 +248,8 @@ impl From<StoreError> for GiveUp {
 enum Ready {
     /// Nodes, and the first of the uids for them, which none of their subordinate ranges hold.
     Nodes(Picked, u32),
+    /// The node of one slice.
+    Room(PickedRoom),
     TooFew(usize),
     UidsExhausted,
     NameTaken(String),
@@ -262,11 +271,8 @@ impl Leases<'_> {
     pub async fn place(self, request: &PlaceRequest) -> Result<PlaceOutcome, StoreError> {
         request.check_accounts()?;
         let (asked, mut missed) = (Instant::now(), String::new());
-        for _ in 0..CHOICES_MAX {
-            // Slices are chosen where they are taken: the fullest node that has room.
-            let looks_ahead =
-                self.store.db.is_maria() && request.holding.is_whole() && request.containers.is_empty();
-            let ready = if looks_ahead { self.get_ready(request).await? } else { Ready::Nothing };
+        for choice in 0..CHOICES_MAX {
+            let ready = self.get_ready(request, choice).await?;
             let outcome = transaction!(&self.store.db, |tx| {
                 // A turn and a lease are counted from when they are written, not from when they were asked for.
                 let waited = asked.elapsed();
@@ -293,12 +299,29 @@ impl Leases<'_> {
             }
             drop(ready);
             self.store.candidates.clear().await;
+            self.store.rooms.clear().await;
         }
         Err(StoreError::Unavailable(missed))
     }
 
-    /// Looks at what needs no transaction. Nothing is reserved that this can tell is in vain.
-    async fn get_ready(self, request: &PlaceRequest) -> Result<Ready> {
+    /// Looks at what needs no transaction, where another placement can go on meanwhile; `choice`: how often it was in vain.
+    async fn get_ready(self, request: &PlaceRequest, choice: u32) -> Result<Ready> {
+        if !self.store.db.is_maria() {
+            return Ok(Ready::Nothing);
+        }
+        if let Some(size) = SliceSize::of(request.holding) {
+            if choice >= ROOMS_PICKED_MAX {
+                return Ok(Ready::Nothing);
+            }
+            let room = self.store.rooms.pick(&self.store.db, request, size).await?;
+            return Ok(room.map_or(Ready::Nothing, Ready::Room));
+        }
+        // A whole node with a container is chosen where it is taken.
+        if request.containers.is_empty() { self.get_nodes_ready(request).await } else { Ok(Ready::Nothing) }
+    }
+
+    /// Looks for whole nodes, and reserves uids for them. Nothing is reserved that this can tell is in vain.
+    async fn get_nodes_ready(self, request: &PlaceRequest) -> Result<Ready> {
         let now = request.now;
         if let Some(new) = &request.idem {
             let sql = "SELECT 1 FROM idempotency WHERE scope = ? AND key_sha256 = ? AND expires_at > ?";
@@ -383,12 +406,13 @@ async fn place(
         return Err(GiveUp::As(PlaceOutcome::Replayed(row)));
     }
     if let Some(slice) = SliceSize::of(request.holding) {
-        return place_slices(db, tx, request, slice).await;
+        let picked = if let Ready::Room(picked) = ready { Some(picked) } else { None };
+        return place_slices(db, tx, request, slice, picked).await;
     }
     let names = lease_names(request)?;
     let (nodes, stored) = match ready {
         Ready::Nodes(picked, first) => (picked.nodes.clone(), *first),
-        Ready::Nothing => {
+        Ready::Room(_) | Ready::Nothing => {
             let (room, mut values) = has_room(&request.tags, request.holding);
             let (engine, engine_values) = request.takes_containers();
             values.extend(engine_values);
@@ -423,12 +447,12 @@ async fn place(
         let node = node.occupied(lease.id);
         let holds = vec![(lease.id, 1)];
         let ahead = node_claim(node, String::new(), (std::slice::from_ref(&lease), holds), now)?;
-        placed.push(Placement { lease, ahead });
+        placed.push(Placement { lease, node: ahead.node.id, ahead: Some(ahead) });
     }
-    if matches!(ready, Ready::Nothing) && next != stored {
+    if !matches!(ready, Ready::Nodes(..)) && next != stored {
         tx.set_next_uid(stored, next).await?;
     }
-    let told: Vec<_> = placed.iter().map(|placement| (&placement.lease, placement.node().id)).collect();
+    let told: Vec<_> = placed.iter().map(|placement| (&placement.lease, placement.node())).collect();
     tell_placed(tx, &told, now).await?;
     Ok(make_containers(tx, request, placed, now).await?)
 }

@@ -2,27 +2,26 @@
 
 use crate::{
     engine::{Db, Result, Tx, vals},
-    leases::candidates::{Candidate, has_room},
+    leases::candidates::Candidate,
     leases::first_container::make_containers,
     leases::hold::SliceSize,
     leases::place::{
         GiveUp, PlaceRequest, Placement, insert_lease, lease_names, next_uid, stay_within_quota, tell_placed,
         too_few,
     },
+    leases::rooms::{PickedRoom, fullest},
 };
 use orion_domain::lease::LeaseState;
 use sqlx::AssertSqlSafe;
 
-/// Nodes that are tried for one slice.
-const CANDIDATES_MAX: u32 = 64;
-
 /// Places `request.count` leases that each hold a slice of this size, or none at all; fullest nodes first, so that large
-/// holes stay for large requests.
+/// holes stay for large requests; with `picked` on that node alone.
 pub(super) async fn place_slices(
     db: &Db,
     tx: &mut Tx,
     request: &PlaceRequest,
     size: SliceSize,
+    picked: Option<&PickedRoom>,
 ) -> std::result::Result<Vec<Placement>, GiveUp> {
     let now = request.now;
     let names = lease_names(request)?;
@@ -32,9 +31,16 @@ pub(super) async fn place_slices(
     let mut next = stored.max(request.first_uid);
     let mut placed = Vec::with_capacity(request.count);
     for (number, name) in names.into_iter().enumerate() {
-        let mut candidates = rooms(tx, request).await?.into_iter();
+        let candidates = match picked {
+            Some(picked) => vec![picked.candidate()?],
+            None => rooms(tx, request).await?,
+        };
+        let mut candidates = candidates.into_iter();
         let (node, lease) = loop {
             let Some(Candidate { id: node, subordinate }) = candidates.next() else {
+                if picked.is_some() {
+                    return Err(GiveUp::Missed("the node has no room any more".into()));
+                }
                 return Err(GiveUp::As(too_few(tx, placed.len(), &request.tags, now).await?));
             };
             let mut after = next;
@@ -63,13 +69,8 @@ pub(super) async fn place_slices(
 
 /// The nodes that have room for a slice, fullest first.
 async fn rooms(tx: &mut Tx, request: &PlaceRequest) -> Result<Vec<Candidate>> {
-    let (room, mut values) = has_room(&request.tags, request.holding);
-    let (engine, engine_values) = request.takes_containers();
-    values.extend(engine_values);
-    let sql = format!(
-        "SELECT id, subordinate_uids FROM nodes WHERE {room}{engine} ORDER BY cpu_milli - cpu_held, id LIMIT ?"
-    );
-    values.push(CANDIDATES_MAX.into());
+    let (rest, values) = fullest(request);
+    let sql = format!("SELECT id, subordinate_uids FROM nodes {rest}");
     let rows = tx.all::<(i64, String)>(AssertSqlSafe(sql), values).await?;
     rows.into_iter().map(|(id, ranges)| Candidate::read(id, &ranges)).collect()
 }

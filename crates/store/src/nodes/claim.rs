@@ -250,16 +250,17 @@ impl Nodes<'_> {
         ttl: Duration,
         now: Timestamp,
     ) -> Result<Option<NodeClaim>, StoreError> {
-        let (ahead, token) = (&placement.ahead, new_ulid(now));
-        let id = ahead.node.id;
-        let sql = format!("{CLAIM} WHERE id = ? AND {CLAIMABLE} AND epoch = ? AND desired_version = ?");
-        let mut values = vals![holder, &token, now.plus(ttl), now, id, now];
-        values.extend(vals![i64::try_from(ahead.epoch).unwrap_or(i64::MAX), ahead.desired_version]);
-        if self.store.db.alone(sqlx::AssertSqlSafe(sql), values).await?.0 == 1 {
-            let mut claim = NodeClaim { token, epoch: ahead.epoch + 1, ..ahead.clone() };
-            claim.node.claimed_until = Some(now.plus(ttl));
-            claim.node.version += 1;
-            return Ok(Some(claim));
+        let (id, token) = (placement.node(), new_ulid(now));
+        if let Some(ahead) = &placement.ahead {
+            let sql = format!("{CLAIM} WHERE id = ? AND {CLAIMABLE} AND epoch = ? AND desired_version = ?");
+            let mut values = vals![holder, &token, now.plus(ttl), now, id, now];
+            values.extend(vals![i64::try_from(ahead.epoch).unwrap_or(i64::MAX), ahead.desired_version]);
+            if self.store.db.alone(sqlx::AssertSqlSafe(sql), values).await?.0 == 1 {
+                let mut claim = NodeClaim { token, epoch: ahead.epoch + 1, ..ahead.clone() };
+                claim.node.claimed_until = Some(now.plus(ttl));
+                claim.node.version += 1;
+                return Ok(Some(claim));
+            }
         }
         let claim = transaction!(&self.store.db, |tx| {
             let known = tx.node_record(id).await?.and_then(|record| record.claim_token);

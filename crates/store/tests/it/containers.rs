@@ -51,7 +51,7 @@ fn wish(lease: LeaseId, name: Option<&str>) -> NewContainer {
 
 async fn made(world: &World, lease: LeaseId, name: Option<&str>) -> ContainerRow {
     match world.store.containers().create(&wish(lease, name), at(5)).await.unwrap() {
-        ContainerMade::Made(row) => *row,
+        ContainerMade::Made { row, .. } => *row,
         other => panic!("{other:?}"),
     }
 }
@@ -249,7 +249,7 @@ async fn a_lease_with_containers_moves_to_a_node_with_an_engine_where_there_is_o
             now: at(second),
         };
         match world.store.leases().migrate(&request).await.unwrap() {
-            MoveOutcome::Placed(placement) => placement.node().id,
+            MoveOutcome::Placed(placement) => placement.node(),
             other => panic!("{other:?}"),
         }
     };
@@ -351,7 +351,7 @@ async fn a_lease_is_placed_with_its_container_on_a_node_whose_engine_takes_it(wo
         panic!("room")
     };
     for placement in &placed {
-        assert_eq!((placement.node().id, placement.lease.containers), (with, 1));
+        assert_eq!((placement.node(), placement.lease.containers), (with, 1));
         assert!(placement.lease.finish_after_crash && placement.lease.account.is_none());
     }
     world.check_holds(at(5)).await;

@@ -272,7 +272,7 @@ async fn a_lease_on_its_way_to_a_node_that_was_lost_in_turn_is_found(world: Worl
         now: at(100),
     };
     let target = match world.store.leases().migrate(&request).await.unwrap() {
-        MoveOutcome::Placed(placement) => placement.node().id,
+        MoveOutcome::Placed(placement) => placement.node(),
         other => panic!("{other:?}"),
     };
     assert_eq!(found(131).await, [], "the target is alive: its reconcile makes the account");

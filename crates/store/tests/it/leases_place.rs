@@ -387,7 +387,7 @@ async fn a_placement_claims_no_node_and_the_scheduler_leaves_it_its_first_turn(w
         panic!("it is free")
     };
     assert_eq!(world.count("SELECT COUNT(*) FROM nodes WHERE claim_token IS NULL").await, 1);
-    assert_eq!(*placed[0].node(), world.node(node).await);
+    assert_eq!(placed[0].node(), node);
     assert_eq!(world.store.nodes().dirty(at(29), 9).await.unwrap(), []);
     assert_eq!(world.store.nodes().claim(node, "scheduler", TTL, at(29)).await.unwrap(), None);
     assert_eq!(world.store.leases().orphaned(at(29), 9).await.unwrap(), []);
@@ -435,7 +435,7 @@ async fn who_placed_a_lease_that_is_over_claims_its_node_no_more(world: World) {
     };
     assert_eq!(world.store.nodes().claim_placed(&placed[0], "api-1", TTL, at(4)).await.unwrap(), None);
     assert_eq!(world.store.nodes().dirty(at(5), 9).await.unwrap(), [], "the first turn is the next one's");
-    assert_eq!(next[0].node().id, node);
+    assert_eq!(next[0].node(), node);
     let claim = world.store.nodes().claim_placed(&next[0], "api-1", TTL, at(5)).await.unwrap().unwrap();
     assert_eq!(world.finish(&claim, at(6)).await.activated, [next[0].lease.id]);
 }
@@ -452,7 +452,7 @@ async fn a_free_node_that_is_worked_on_is_placed_on_and_its_work_is_waited_for(w
         panic!("a claim holds no capacity")
     };
     let placement = placed.remove(0);
-    assert_eq!(placement.node().id, busy);
+    assert_eq!(placement.node(), busy);
     let claim =
         async |second| world.store.nodes().claim_placed(&placement, "api-1", TTL, at(second)).await.unwrap();
     assert_eq!(claim(1).await, None);

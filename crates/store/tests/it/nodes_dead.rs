@@ -136,7 +136,7 @@ async fn a_late_word_about_a_dead_node_gives_no_waiting_lease_back(world: World)
     let MoveOutcome::Placed(next) = world.store.leases().migrate(&request).await.unwrap() else {
         panic!("it takes the next free node at once")
     };
-    assert_eq!(next.node().id, other);
+    assert_eq!(next.node(), other);
 }
 
 /// Behind the store's back, as an older version may have left it.

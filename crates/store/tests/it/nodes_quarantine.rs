@@ -136,7 +136,7 @@ async fn a_quarantined_node_that_is_clean_is_looked_at_when_its_pause_is_over(wo
     };
     let moved = world.store.leases().migrate(&request).await.unwrap();
     let MoveOutcome::Placed(next) = moved else { panic!("{moved:?}") };
-    assert!(nodes.contains(&next.node().id));
+    assert!(nodes.contains(&next.node()));
     world.clean(node, at(2)).await;
     assert!(!world.node(node).await.is_dirty() && quarantined(&world, node).await.0.is_some());
     let claim = world.claim(node, at(3)).await;

@@ -4,7 +4,7 @@ use super::{Outcome, STOP_GRACE, Stop, agent};
 use crate::Fleet;
 use orion_domain::{LeaseId, lease::Phase, reconcile::Desired};
 use orion_ssh::Target;
-use orion_store::NodeClaim;
+use orion_store::{ContainerRow, NodeClaim};
 
 /// Difference in seconds up to which the node's deadline is the one that the lease has.
 const SAME_DEADLINE_S: u64 = 3;
@@ -14,41 +14,53 @@ pub(super) type KeptLease = (String, Option<i64>);
 
 impl Fleet {
     /// Tells the node until when it keeps the containers of each lease that it keeps already and has another deadline for;
-    /// of a new one it is told when the first is started.
-    pub(super) async fn keep_deadlines(
+    /// of a new one it is told when the first is started. Returns whether it was told anything.
+    pub(super) async fn keep_new_deadlines(
         &self,
         target: &Target,
         claim: &NodeClaim,
         kept: &[KeptLease],
-    ) -> Result<(), Stop> {
-        let on_node = |desired: &Desired| kept.iter().find(|(ulid, _)| *ulid == desired.ulid);
-        let leases = claim.desired.iter().filter_map(|desired| Some((desired, on_node(desired)?.1)));
-        let (same, mut told): (Vec<_>, Vec<_>) = leases.partition(|(desired, on_node)| {
+    ) -> Result<bool, Stop> {
+        let mut was_told = false;
+        for (desired, on_node) in on_node(claim, kept) {
             let left = i64::try_from(self.seconds_left(desired.until)).unwrap_or(i64::MAX);
-            on_node.is_some_and(|on_node| left.abs_diff(on_node) <= SAME_DEADLINE_S)
-        });
-        if told.is_empty() {
-            // One of them is told in any case: the rules of the firewall are looked at with it.
-            told.extend(same.into_iter().take(1));
+            let is_same = on_node.is_some_and(|on_node| left.abs_diff(on_node) <= SAME_DEADLINE_S);
+            if !is_same {
+                self.keep_deadline(target, claim, desired).await?;
+                was_told = true;
+            }
         }
-        if told.is_empty() {
-            return Ok(());
+        Ok(was_told)
+    }
+
+    /// Looks at the rules of the node's firewall, by telling it the deadline of a lease that keeps containers there.
+    pub(super) async fn look_at_firewall(
+        &self,
+        (target, claim): (&Target, &NodeClaim),
+        kept: &[KeptLease],
+        rows: &[ContainerRow],
+    ) -> Result<(), Stop> {
+        let has_some = |desired: &Desired| rows.iter().any(|row| row.lease == desired.lease);
+        match on_node(claim, kept).find(|(desired, _)| has_some(desired)) {
+            Some((desired, _)) => self.keep_deadline(target, claim, desired).await,
+            None => Ok(()),
         }
+    }
+
+    async fn keep_deadline(&self, target: &Target, claim: &NodeClaim, desired: &Desired) -> Result<(), Stop> {
         let firewall = self.firewall(claim.node.id).await?;
-        for (desired, _) in told {
-            let lease = desired.lease.to_string();
-            let deadline_s = self.seconds_left(desired.until).to_string();
-            let own = [
-                ("lease", &*lease),
-                ("lease_ulid", &*desired.ulid),
-                ("deadline_s", &*deadline_s),
-                ("agent", agent(claim)),
-            ];
-            let values: Vec<_> = own.into_iter().chain(firewall.values()).collect();
-            let playbook = self.playbooks.keep_containers();
-            self.run(target, playbook, (claim, Some(desired.lease)), &values).await?;
-            self.firewalls.tell(claim.node.id, &firewall, self.now());
-        }
+        let lease = desired.lease.to_string();
+        let deadline_s = self.seconds_left(desired.until).to_string();
+        let own = [
+            ("lease", &*lease),
+            ("lease_ulid", &*desired.ulid),
+            ("deadline_s", &*deadline_s),
+            ("agent", agent(claim)),
+        ];
+        let values: Vec<_> = own.into_iter().chain(firewall.values()).collect();
+        let playbook = self.playbooks.keep_containers();
+        self.run(target, playbook, (claim, Some(desired.lease)), &values).await?;
+        self.firewalls.tell(claim.node.id, &firewall, self.now());
         Ok(())
     }
 
@@ -81,6 +93,17 @@ impl Outcome {
             *until = until.filter(|_| !keeps(*lease));
         }
     }
+}
+
+/// The leases on the node that it keeps a deadline for, with the seconds until then as it has them.
+fn on_node<'a>(
+    claim: &'a NodeClaim,
+    kept: &'a [KeptLease],
+) -> impl Iterator<Item = (&'a Desired, Option<i64>)> {
+    claim.desired.iter().filter_map(|desired| {
+        let (_, left) = kept.iter().find(|(ulid, _)| *ulid == desired.ulid)?;
+        Some((desired, *left))
+    })
 }
 
 /// Whether every lease that is on its way to the node is there once its account is: none of them is containers alone.

@@ -1,0 +1,47 @@
+//! What the work on a node writes of its engine, there or not.
+
+use super::{LeasesLookedAt, Outcome, Stop, deadlines::KeptLease, unreached, with_source};
+use crate::Fleet;
+use orion_containers::{Engine, EngineError, EngineMeaning};
+use orion_ssh::Target;
+use orion_store::{ContainerRow, NodeClaim};
+
+impl Fleet {
+    /// Writes down once which engine the node has: a lease with containers moves to nodes that have one.
+    pub(super) async fn write_engine(&self, claim: &NodeClaim, engine: &Engine) -> Result<(), Stop> {
+        if claim.node.engine.is_none()
+            && let Ok(info) = engine.info().await
+        {
+            self.store.containers().engine_seen(claim.node.id, Some(&crate::engines::told(&info))).await?;
+        }
+        Ok(())
+    }
+
+    /// The engine does not answer, or there is none.
+    pub(super) async fn without_engine(
+        &self,
+        target: &Target,
+        (claim, kept): (&NodeClaim, &[KeptLease]),
+        rows: &[ContainerRow],
+        error: &EngineError,
+        outcome: &mut Outcome,
+    ) -> Result<LeasesLookedAt, Stop> {
+        if error.meaning() == EngineMeaning::Unusable {
+            if claim.node.engine.is_some() {
+                self.store.containers().engine_seen(claim.node.id, None).await?;
+            }
+            for row in rows.iter().filter(|row| !row.phase.is_settled()) {
+                self.container_failed(row, claim, None, &error.to_string()).await?;
+            }
+            // The node says whether something of an engine that was removed still runs.
+            let wanted: Vec<&str> = claim.desired.iter().map(|desired| &*desired.ulid).collect();
+            self.forget_deadlines(target, claim, (kept, &wanted)).await?;
+            return Ok(LeasesLookedAt::default());
+        }
+        if !rows.is_empty() || !kept.is_empty() {
+            return Err(unreached(error));
+        }
+        outcome.findings.push(format!("its containers were not looked at: {}", with_source(error)));
+        Ok(LeasesLookedAt::default())
+    }
+}
