@@ -103,6 +103,21 @@ impl Api {
         &self.token
     }
 
+    /// Reads a reply to its end; its bytes.
+    ///
+    /// # Errors
+    /// When it is none of success, or breaks off.
+    pub async fn read(&self, path: &str) -> Result<Vec<u8>, Broken> {
+        let doing = format!("GET {path}");
+        let response = self.http.get(self.url(path)).bearer_auth(&self.token).send().await.context(&doing)?;
+        let status = response.status();
+        let body = response.bytes().await.context(&doing)?;
+        if status.is_success() {
+            return Ok(body.into());
+        }
+        Err(Broken::new(format!("{doing}: {status}: {}", String::from_utf8_lossy(&body))))
+    }
+
     /// A page of all nodes, as it comes over the wire: its JSON is not read.
     ///
     /// # Errors
@@ -217,7 +232,11 @@ impl Api {
         Ok(reply["events"].clone())
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Broken> {
+    /// Sends a request; the reply's JSON.
+    ///
+    /// # Errors
+    /// When the reply is none of success.
+    pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Broken> {
         let doing = format!("{method} {path}");
         let mut request = self.http.request(method, format!("{}{path}", self.base));
         if !self.token.is_empty() {

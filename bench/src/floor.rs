@@ -101,6 +101,14 @@ impl Floor {
         &self.masters[index].known_hosts
     }
 
+    /// Reads what a command on worker `index` prints, over its open session.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn read(&self, index: usize, command: &str) -> Result<String, Broken> {
+        self.masters[index].run(command, Vec::new()).await
+    }
+
     /// An account that no node has yet.
     ///
     /// # Errors

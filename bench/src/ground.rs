@@ -31,6 +31,8 @@ const SIDE_BY_SIDE: usize = 16;
 /// Public key of a tenant.
 pub const PUBLIC_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
+/// A sixteenth of each node.
+const SLICE: Holding = Holding::Slice { cpu_milli: 1_000, memory_mb: 4_096, gpus: 0 };
 /// SHA-256 of no real join token.
 const JOIN_TOKEN: &str = "0000000000000000000000000000000000000000000000000000000000000007";
 
@@ -96,7 +98,7 @@ impl Ground {
     /// The database's.
     pub async fn make_offerable(&self) -> Result<(), Broken> {
         let sql = "UPDATE nodes SET admission = 'admitted', health = 'alive', health_reason = \
-                   'SSH answers; no agent', way_in = 'open', applied_version = desired_version";
+                   'SSH answers; no agent', way_in = 'open', applied_version = desired_version, unclean = 0";
         sqlx::query(sql).execute(&self.sql).await.context("making the nodes offerable")?;
         Ok(())
     }
@@ -177,8 +179,21 @@ pub async fn open_sql(url: &str) -> Result<MySqlPool, Broken> {
 /// # Errors
 /// When too few nodes are free.
 pub async fn place(store: &Store, user: UserId, count: usize) -> Result<Vec<Placement>, Broken> {
-    let outcome =
-        store.leases().place(&wish(user, count, SystemClock.now())?).await.context("a placement")?;
+    place_as_wished(store, &wish(user, count, SystemClock.now())?).await
+}
+
+/// Places a slice of a node: a core and 4 GiB, without a login. Nothing is done on a node.
+///
+/// # Errors
+/// When no node has room.
+pub async fn place_slice(store: &Store, user: UserId) -> Result<Vec<Placement>, Broken> {
+    let wish = PlaceRequest { accounts: Vec::new(), holding: SLICE, ..wish(user, 1, SystemClock.now())? };
+    place_as_wished(store, &wish).await
+}
+
+async fn place_as_wished(store: &Store, wish: &PlaceRequest) -> Result<Vec<Placement>, Broken> {
+    let count = wish.count;
+    let outcome = store.leases().place(wish).await.context("a placement")?;
     let PlaceOutcome::Placed(placed) = outcome else {
         return Err(Broken::new(format!("{count} leases were not placed: {outcome:?}")));
     };

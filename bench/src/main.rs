@@ -30,7 +30,7 @@ use broken::{Broken, Context as _};
 use clap::Parser as _;
 use figure::Figure;
 use floor::Floor;
-use measure::{claims, clients, eight, fleet, memory, moved, pages, single};
+use measure::{claims, clients, containers, eight, fleet, followed, logs, memory, moved, pages, single};
 use plan::{Options, Part, Plan};
 use site::Site;
 use std::{path::Path, process::ExitCode};
@@ -107,14 +107,22 @@ async fn run(options: &Options) -> Result<Vec<Figure>, Broken> {
             return Err(error.with_log(&site.log_tail()));
         }
     }
-    if plan.any(&["store_claim_per_s"]) {
-        figures.push(claims::measure(&plan).await?);
+    if plan.any(&plan::CONTAINERS) {
+        let site = Site::start_with_engine(options).await?;
+        let measured = measure_containers(&plan, &site, &mut figures).await;
+        measured.map_err(|error| error.with_log(&site.log_tail()))?;
+    }
+    if plan.any(&plan::CLAIMS) {
+        figures.extend(claims::measure(&plan).await?);
     }
     if plan.any(&["nodes_page_ms"]) {
         figures.push(pages::measure(&plan, options).await?);
     }
     if plan.any(&plan::FLEET) {
         figures.extend(fleet::measure(&plan, options).await?);
+    }
+    if plan.any(&plan::FOLLOWED) {
+        figures.extend(followed::measure(&plan, options).await?);
     }
     if plan.any(&plan::CLIENTS) {
         figures.extend(clients::measure(&plan, options).await?);
@@ -155,6 +163,16 @@ async fn measure_all(plan: &Plan, site: &mut Site, figures: &mut Vec<Figure>) ->
         if plan.any(&[fault.figure()]) {
             figures.push(moved::measure(plan, site, fault).await?);
         }
+    }
+    Ok(())
+}
+
+async fn measure_containers(plan: &Plan, site: &Site, figures: &mut Vec<Figure>) -> Result<(), Broken> {
+    if plan.any(&plan::CONTAINERS[..3]) {
+        figures.extend(containers::measure(plan, site).await?);
+    }
+    if plan.any(&plan::CONTAINERS[3..]) {
+        figures.extend(logs::measure(plan, site).await?);
     }
     Ok(())
 }

@@ -65,9 +65,21 @@ pub const SITE: [&str; 8] = [
     "move_killed_s",
     "move_cut_s",
 ];
+/// Figures of a container on a real engine.
+pub const CONTAINERS: [&str; 5] = [
+    "container_start_ms",
+    "container_start_above_ms",
+    "container_list_ms",
+    "container_log_mib_per_s",
+    "container_log_rss_mib",
+];
+/// Figures of the store's placements.
+pub const CLAIMS: [&str; 2] = ["store_claim_per_s", "store_slice_per_s"];
 /// Figures of the simulated fleet.
 pub const FLEET: [&str; 5] =
     ["fleet_open_s", "fleet_cpu_cores", "fleet_rss_mib", "fleet_probe_gap_s", "fleet_moved_s"];
+/// Figures of the simulated fleet with containers.
+pub const FOLLOWED: [&str; 3] = ["followed_cpu_cores", "followed_rss_mib", "followed_exits_s"];
 /// Figures of many clients at the API.
 pub const CLIENTS: [&str; 4] =
     ["api_rentals_per_s", "api_rentals_p99_ms", "api_health_per_s", "api_health_p99_ms"];
@@ -82,7 +94,7 @@ pub const UPGRADE: [&str; 2] = ["upgrade_mariadb_s", "upgrade_sqlite_s"];
 pub const COVERAGE: [&str; 2] = ["coverage_domain", "coverage_store"];
 
 /// Every figure, in the order of the table.
-pub const FIGURES: [&str; 25] = [
+pub const FIGURES: [&str; 34] = [
     SITE[0],
     SITE[1],
     SITE[2],
@@ -91,13 +103,22 @@ pub const FIGURES: [&str; 25] = [
     SITE[5],
     SITE[6],
     SITE[7],
-    "store_claim_per_s",
+    CONTAINERS[0],
+    CONTAINERS[1],
+    CONTAINERS[2],
+    CONTAINERS[3],
+    CONTAINERS[4],
+    CLAIMS[0],
+    CLAIMS[1],
     "nodes_page_ms",
     FLEET[0],
     FLEET[1],
     FLEET[2],
     FLEET[3],
     FLEET[4],
+    FOLLOWED[0],
+    FOLLOWED[1],
+    FOLLOWED[2],
     CLIENTS[0],
     CLIENTS[1],
     CLIENTS[2],
@@ -126,6 +147,10 @@ pub struct Plan {
     pub kills: usize,
     /// Workers cut off under a lease.
     pub cuts: usize,
+    /// Containers started by the API, and by Docker's own client.
+    pub container_starts: usize,
+    /// Times that a log is read by the API, and over ssh.
+    pub log_reads: usize,
     /// Rounds of claims by the store, and by hand.
     pub claim_rounds: usize,
     /// Times that all nodes are read page by page.
@@ -136,6 +161,8 @@ pub struct Plan {
     pub fleet_nodes: usize,
     /// Time for which the simulated fleet is watched while nothing happens, and while some of its nodes hang.
     pub fleet_window: Duration,
+    /// Nodes of the simulated fleet with containers.
+    pub followed_nodes: usize,
     /// Rounds of many clients.
     pub client_rounds: usize,
     /// Duration of one round of many clients.
@@ -162,11 +189,14 @@ impl Plan {
                 eights: 2,
                 kills: 1,
                 cuts: 1,
+                container_starts: 3,
+                log_reads: 2,
                 claim_rounds: 2,
                 page_rounds: 3,
                 page_nodes: 2_000,
                 fleet_nodes: options.fleet_nodes.unwrap_or(500),
                 fleet_window: seconds(10),
+                followed_nodes: 100,
                 client_rounds: 1,
                 client_round: seconds(2),
                 years_events: options.years_events.unwrap_or(100_000),
@@ -182,11 +212,14 @@ impl Plan {
                 eights: 15,
                 kills: 7,
                 cuts: 3,
+                container_starts: 30,
+                log_reads: 10,
                 claim_rounds: 15,
                 page_rounds: 30,
                 page_nodes: 10_000,
                 fleet_nodes: options.fleet_nodes.unwrap_or(10_000),
                 fleet_window: seconds(60),
+                followed_nodes: 1_000,
                 client_rounds: 5,
                 client_round: seconds(5),
                 years_events: options.years_events.unwrap_or(10_000_000),

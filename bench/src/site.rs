@@ -26,6 +26,8 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The account that rents.
 const USERNAME: &str = "benchmark";
+/// Image of workers with an engine: BusyBox.
+pub const IMAGE: &str = "bench:1";
 
 /// A running system.
 pub struct Site {
@@ -47,6 +49,28 @@ impl Site {
     /// # Errors
     /// When a binary is missing or something does not come up.
     pub async fn start(options: &Options, workers_count: usize) -> Result<Self, Broken> {
+        let mut site = Self::start_empty(options).await?;
+        site.grow_to(workers_count).await?;
+        Ok(site)
+    }
+
+    /// Starts it with one worker that has a Docker engine, with the image [`IMAGE`] on it; returns when it is offered.
+    ///
+    /// # Errors
+    /// When a binary is missing or something does not come up.
+    pub async fn start_with_engine(options: &Options) -> Result<Self, Broken> {
+        let mut site = Self::start_empty(options).await?;
+        site.workers.set_engines();
+        site.workers.grow_to(1);
+        for worker in site.workers.all() {
+            worker.wait_for_engine();
+            worker.make_image(IMAGE);
+        }
+        site.settle().await?;
+        Ok(site)
+    }
+
+    async fn start_empty(options: &Options) -> Result<Self, Broken> {
         let _progress = Progress::start("starting orion up and its workers", 0);
         let (orion, agent) = (program(&options.bin_dir, "orion")?, program(&options.bin_dir, "orion-agent")?);
         let directory = tempfile::tempdir().context("a temporary directory")?;
@@ -66,9 +90,7 @@ impl Site {
         let api = anonymous.log_in(USERNAME, &password).await?;
         workers.set_agent(Agent::new(&agent, port, &admin.join_token().await?));
         let tenant_key = KeyPair::generate();
-        let mut site = Self { up, workers, api, admin, tenant_key, log, directory };
-        site.grow_to(workers_count).await?;
-        Ok(site)
+        Ok(Self { up, workers, api, admin, tenant_key, log, directory })
     }
 
     /// Makes so many workers run, and waits until all are offered.

@@ -1,8 +1,13 @@
 //! What one simulated node holds, and how it answers the playbooks: the reply stream and the exit status that the
 //! compiled scripts give (see `crates/fleet/src/playbook/mod.rs`).
 
+use super::engine::Engine;
 use orion_fleet::playbook::{NOT_KEPT, PlaybookError, Playbooks};
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
 
 /// A playbook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +26,12 @@ pub enum Order {
     ProbeKept,
     /// Keeping that file
     KeepProbe,
+    /// `start_container`
+    StartContainer,
+    /// `keep_containers`
+    KeepContainers,
+    /// `remove_containers`
+    RemoveContainers,
 }
 
 /// The command lines that a simulated node knows.
@@ -41,6 +52,9 @@ impl Orders {
             (playbooks.set_deadline(), Order::SetDeadline),
             (playbooks.list_users(), Order::List),
             (playbooks.probe_login(), Order::Probe),
+            (playbooks.start_container(), Order::StartContainer),
+            (playbooks.keep_containers(), Order::KeepContainers),
+            (playbooks.remove_containers(), Order::RemoveContainers),
         ];
         let mut known: Vec<_> = known.map(|(playbook, order)| (playbook.command().to_owned(), order)).into();
         let kept = playbooks.probe_login().kept();
@@ -82,6 +96,10 @@ pub struct Machine {
     /// The highest uid of a lease, and that lease's ULID.
     highest: Option<(u32, String)>,
     keeps_probe: bool,
+    /// Ends of the containers of leases, by the leases' ULIDs.
+    kept: BTreeMap<String, Instant>,
+    /// Its container engine.
+    pub engine: Engine,
 }
 
 impl Machine {
@@ -111,7 +129,10 @@ impl Machine {
             | Order::SetDeadline
             | Order::List
             | Order::Probe
-            | Order::ProbeKept => {}
+            | Order::ProbeKept
+            | Order::StartContainer
+            | Order::KeepContainers
+            | Order::RemoveContainers => {}
         }
         let Some((epoch, values)) = std::str::from_utf8(input).ok().and_then(read_input) else {
             return Answer::failed(66, "");
@@ -140,6 +161,21 @@ impl Machine {
             },
             (Order::List, [uid_min, uid_max]) => self.list(uid_min, uid_max),
             (Order::Probe | Order::ProbeKept, []) => Answer::done("::report way_in open\n"),
+            (Order::StartContainer, [_lease, ulid, container, deadline_s, _agent, ..]) => {
+                self.keep(ulid, deadline_s);
+                if self.engine.start(container) {
+                    return Answer::done("::report started yes\n");
+                }
+                Answer::failed(69, format!("::why there is no container {container}\n"))
+            }
+            (Order::KeepContainers, [_lease, ulid, deadline_s, _agent, ..]) => {
+                self.keep(ulid, deadline_s);
+                Answer::done("")
+            }
+            (Order::RemoveContainers, [ulid, _grace_s]) => {
+                self.kept.remove(*ulid);
+                Answer::done("")
+            }
             (
                 Order::Create
                 | Order::Delete
@@ -147,7 +183,10 @@ impl Machine {
                 | Order::List
                 | Order::Probe
                 | Order::ProbeKept
-                | Order::KeepProbe,
+                | Order::KeepProbe
+                | Order::StartContainer
+                | Order::KeepContainers
+                | Order::RemoveContainers,
                 _,
             ) => Answer::failed(66, ""),
         }
@@ -174,6 +213,11 @@ impl Machine {
         Answer::done("")
     }
 
+    fn keep(&mut self, ulid: &str, deadline_s: &str) {
+        let left = Duration::from_secs(deadline_s.parse().unwrap_or_default());
+        self.kept.insert(ulid.to_owned(), Instant::now() + left);
+    }
+
     fn list(&self, uid_min: &str, uid_max: &str) -> Answer {
         let (Ok(first), Ok(last)) = (uid_min.parse::<u32>(), uid_max.parse::<u32>()) else {
             return Answer::failed(64, "::bad uid_min\n");
@@ -187,6 +231,10 @@ impl Machine {
         for (uid, user) in self.accounts.iter().filter(|(uid, _)| (first..=last).contains(*uid)) {
             // writing to a String cannot fail
             let _ = writeln!(report, "::report leasefile {uid}\n::report account {user} {uid} open");
+        }
+        for (ulid, until) in &self.kept {
+            let left = until.saturating_duration_since(Instant::now()).as_secs();
+            let _ = writeln!(report, "::report containers {ulid} {left}");
         }
         Answer::done(&report)
     }

@@ -4,10 +4,11 @@
 //! dialled to. Every node has its own host key and its own accounts, takes only certificates of the control CA, and
 //! answers the playbooks as a real node does ([`machine`]).
 //!
-//! Lives here: the nodes ([`server`]), what one holds ([`machine`]), how long each was left alone ([`gaps`]), the
+//! Lives here: the nodes ([`server`]), what one holds ([`machine`]), its container engine ([`engine`]), how long each was left alone ([`gaps`]), the
 //! process and its orders ([`process`]). Does not live here: anything of Orion but the playbooks' texts. It is a load,
 //! not a test double: what Orion does to a node is tested on real ones.
 
+pub mod engine;
 pub mod gaps;
 pub mod machine;
 pub mod process;

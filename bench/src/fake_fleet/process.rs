@@ -26,6 +26,9 @@ pub struct Play {
     /// Public key of the control CA
     #[arg(long)]
     authority: String,
+    /// Container engines on all nodes
+    #[arg(long)]
+    engines: bool,
 }
 
 /// Plays the fleet until standard input ends.
@@ -33,7 +36,8 @@ pub struct Play {
 /// # Errors
 /// When it cannot listen, or an order makes no sense.
 pub async fn play(options: &Play) -> Result<(), Broken> {
-    let fleet = Arc::new(Fleet::new(options.nodes, &options.authority).map_err(Broken::new)?);
+    let fleet = Fleet::new(options.nodes, &options.authority).map_err(Broken::new)?;
+    let fleet = Arc::new(fleet.with_engines(options.engines));
     let listener = listen(0).context("listening on 127/8")?;
     let port = listener.local_addr().context("the port")?.port();
     tokio::spawn(serve(fleet.clone(), listener));
@@ -51,7 +55,15 @@ fn obey(fleet: &Fleet, order: &str) -> Result<Value, Broken> {
     let mode = match word {
         "status" => {
             let (open, logins, accounts) = (fleet.open(), fleet.logins(), fleet.accounts());
-            return Ok(json!({ "open": open, "logins": logins, "accounts": accounts }));
+            let (followers, told, running) = (fleet.followers(), fleet.told(), fleet.running());
+            return Ok(json!({
+                "open": open, "logins": logins, "accounts": accounts,
+                "followers": followers, "told": told, "running": running,
+            }));
+        }
+        "end-containers" => {
+            let without = fleet.end_containers(&indices().context("numbers of nodes")?);
+            return Ok(json!({ "without": without }));
         }
         "gaps" => {
             let Summary { count, p50_ms, p99_ms, max_ms } = fleet.gaps();
@@ -87,6 +99,12 @@ pub struct Status {
     pub logins: u64,
     /// Accounts of leases on nodes that are not dead.
     pub accounts: u64,
+    /// Clients that follow the events of an engine.
+    pub followers: u64,
+    /// Times that a node was told until when it keeps the containers of a lease that it had already.
+    pub told: u64,
+    /// Containers that run.
+    pub running: u64,
 }
 
 impl FakeFleet {
@@ -95,9 +113,21 @@ impl FakeFleet {
     /// # Errors
     /// When the process does not come up.
     pub async fn start(nodes: usize, authority: &str) -> Result<Self, Broken> {
+        Self::start_as(nodes, authority, &[]).await
+    }
+
+    /// The same with a container engine on each node.
+    ///
+    /// # Errors
+    /// When the process does not come up.
+    pub async fn start_with_engines(nodes: usize, authority: &str) -> Result<Self, Broken> {
+        Self::start_as(nodes, authority, &["--engines"]).await
+    }
+
+    async fn start_as(nodes: usize, authority: &str, more: &[&str]) -> Result<Self, Broken> {
         let program = std::env::current_exe().context("this program")?;
         let mut command = dies_with_us(program.as_os_str());
-        command.args(["fake-fleet", "--nodes", &nodes.to_string(), "--authority", authority]);
+        command.args(["fake-fleet", "--nodes", &nodes.to_string(), "--authority", authority]).args(more);
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -135,6 +165,9 @@ impl FakeFleet {
             open: number(&answer, "open")?,
             logins: number(&answer, "logins")?,
             accounts: number(&answer, "accounts")?,
+            followers: number(&answer, "followers")?,
+            told: number(&answer, "told")?,
+            running: number(&answer, "running")?,
         })
     }
 
@@ -172,6 +205,18 @@ impl FakeFleet {
         };
         let numbers: String = nodes.iter().map(|node| format!(" {node}")).collect();
         self.order(&format!("{word}{numbers}")).await.map(drop)
+    }
+
+    /// Ends one container on each of these nodes.
+    ///
+    /// # Errors
+    /// When one has none that runs.
+    pub async fn end_containers(&mut self, nodes: &[usize]) -> Result<(), Broken> {
+        let numbers: String = nodes.iter().map(|node| format!(" {node}")).collect();
+        match number(&self.order(&format!("end-containers{numbers}")).await?, "without")? {
+            0 => Ok(()),
+            without => Err(Broken::new(format!("{without} nodes have no container that runs"))),
+        }
     }
 
     async fn order(&mut self, order: &str) -> Result<Value, Broken> {

@@ -1,11 +1,14 @@
 //! The nodes of the simulated fleet, and their faults.
 
 use super::{
+    engine,
     gaps::{Gaps, Summary},
     host_key, index_of,
     machine::{Answer, Machine, Order, Orders},
 };
 use futures_util::task::AtomicWaker;
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use orion_fleet::MEMORY_COMMAND;
 use russh::{
     Channel, ChannelId, Preferred, SshId, cipher, kex,
@@ -130,6 +133,12 @@ pub struct Fleet {
     /// Nodes that have at least one session.
     open: AtomicUsize,
     logins: AtomicU64,
+    /// Whether the nodes have container engines.
+    has_engines: bool,
+    /// Clients that follow the events of an engine.
+    followers: Arc<AtomicUsize>,
+    /// Times that a node was told until when it keeps the containers of a lease that it had already.
+    told: AtomicU64,
 }
 
 impl Fleet {
@@ -154,7 +163,37 @@ impl Fleet {
             gaps: Gaps::default(),
             open: AtomicUsize::new(0),
             logins: AtomicU64::new(0),
+            has_engines: false,
+            followers: Arc::default(),
+            told: AtomicU64::new(0),
         })
+    }
+
+    /// The same with a container engine on each node, or without.
+    #[must_use]
+    pub fn with_engines(self, has_engines: bool) -> Self {
+        Self { has_engines, ..self }
+    }
+
+    /// Returns the number of clients that follow the events of an engine.
+    pub fn followers(&self) -> usize {
+        self.followers.load(Relaxed)
+    }
+
+    /// Returns how often a node was told until when it keeps the containers of a lease that it had already.
+    pub fn told(&self) -> u64 {
+        self.told.load(Relaxed)
+    }
+
+    /// Returns the number of containers that run.
+    pub fn running(&self) -> usize {
+        self.nodes.iter().map(|node| locked(&node.machine).engine.running()).sum()
+    }
+
+    /// Ends one container on each of these nodes; returns on how many none ran.
+    pub fn end_containers(&self, nodes: &[usize]) -> usize {
+        let machines = nodes.iter().filter_map(|index| self.nodes.get(*index));
+        machines.filter(|node| !locked(&node.machine).engine.end_one()).count()
     }
 
     /// Nodes that have a session now.
@@ -402,6 +441,32 @@ impl server::Handler for Player {
         Ok(())
     }
 
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        socket_path: &str,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        if !self.fleet.has_engines || socket_path != engine::SOCKET {
+            // It is refused.
+            return Ok(());
+        }
+        reply.accept().await;
+        let (fleet, index) = (self.fleet.clone(), self.index);
+        let service = service_fn(move |request| {
+            let fleet = fleet.clone();
+            let followers = fleet.followers.clone();
+            engine::respond(request, followers, move |method, path, query, body| {
+                locked(&fleet.nodes[index].machine).engine.answer(method, path, query, body)
+            })
+        });
+        let io = TokioIo::new(channel.into_stream());
+        // How a client leaves is its own business.
+        tokio::spawn(async move { drop(http1::Builder::new().serve_connection(io, service).await) });
+        Ok(())
+    }
+
     async fn exec_request(
         &mut self,
         channel: ChannelId,
@@ -437,6 +502,9 @@ impl server::Handler for Player {
     async fn channel_eof(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
         let Some((order, input)) = self.running.remove(&channel) else { return Ok(()) };
         let answer = locked(&self.fleet.nodes[self.index].machine).run(order, &input);
+        if order == Order::KeepContainers {
+            self.fleet.told.fetch_add(1, Relaxed);
+        }
         Self::end(channel, answer, session)
     }
 

@@ -1,10 +1,11 @@
-//! The store alone: how many free nodes 32 tasks claim in a second, beside a claim by hand.
+//! The store alone: how many free nodes 32 tasks claim in a second, beside a claim by hand; and how many slices, beside
+//! whole nodes.
 
 use crate::{
     bare::claims::{check_then_write, make_naive_table, skip_locked},
     broken::{Broken, Context as _},
     figure::{Figure, Goal, Samples},
-    ground::{Ground, open_sql, open_store, place},
+    ground::{Ground, open_sql, open_store, place, place_slice},
     plan::Plan,
     progress::Progress,
 };
@@ -34,11 +35,16 @@ const DOUBLED: &str = "SELECT COUNT(*) FROM (SELECT occupies_node FROM TABLE WHE
 const TORN: &str = "SELECT COUNT(*) FROM nodes n LEFT JOIN leases l ON l.occupies_node = n.id \
                     WHERE NOT (n.whole_lease <=> l.id)";
 
-/// `store_claim_per_s`.
+/// Nodes whose slices are more than they have, or not what they say.
+const OVERFULL: &str = "SELECT COUNT(*) FROM nodes n WHERE n.cpu_held > n.cpu_milli \
+                        OR n.memory_held_mb > n.memory_capacity_mb OR n.cpu_held <> \
+                        (SELECT COALESCE(SUM(h.cpu_milli), 0) FROM holds h WHERE h.node_id = n.id)";
+
+/// `store_claim_per_s` and `store_slice_per_s`.
 ///
 /// # Errors
 /// When anything fails, a node was claimed twice, or the check would not have seen it.
-pub async fn measure(plan: &Plan) -> Result<Figure, Broken> {
+pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Broken> {
     let ground = Ground::start().await?;
     ground.register(NODES, 22).await?;
     ground.make_offerable().await?;
@@ -66,28 +72,36 @@ struct Bench {
 #[derive(Clone, Copy)]
 enum How {
     Store,
+    Slice,
     ByHand,
     Naively,
 }
 
-async fn measure_rounds(url: &str, users: Vec<UserId>, rounds: usize) -> Result<Figure, Broken> {
+async fn measure_rounds(url: &str, users: Vec<UserId>, rounds: usize) -> Result<Vec<Figure>, Broken> {
     let (store, sql) = (open_store(url).await?, open_sql(url).await?);
     let bench = Arc::new(Bench { store, sql, users, next_uid: AtomicI64::new(100_000_000) });
-    let (mut by_store, mut by_hand) = (Samples::default(), Samples::default());
-    for how in [How::Store, How::ByHand] {
+    let (mut by_store, mut slices, mut by_hand) = <(Samples, Samples, Samples)>::default();
+    let all = [How::Store, How::Slice, How::ByHand];
+    for how in all {
         round(&bench, how).await?;
     }
-    let mut progress = Progress::start("claims of free nodes", rounds);
+    let mut progress = Progress::start("claims of free nodes, and of slices", rounds);
     for number in 0..rounds {
-        let order = if number % 2 == 0 { [How::Store, How::ByHand] } else { [How::ByHand, How::Store] };
+        let mut order = all;
+        order.rotate_left(number % all.len());
         for how in order {
             let per_s = round(&bench, how).await?;
             match how {
                 How::Store => by_store.push(per_s),
+                How::Slice => slices.push(per_s),
                 How::ByHand | How::Naively => by_hand.push(per_s),
             }
         }
-        progress.step(&format!("store {:.0}/s, by hand {:.0}/s", by_store.median(), by_hand.median()));
+        let medians = (by_store.median(), slices.median(), by_hand.median());
+        progress.step(&format!(
+            "store {:.0}/s, slices {:.0}/s, by hand {:.0}/s",
+            medians.0, medians.1, medians.2
+        ));
     }
     make_naive_table(&bench.sql).await.context("the table of the control")?;
     claim_all(&bench, How::Naively).await?;
@@ -95,10 +109,10 @@ async fn measure_rounds(url: &str, users: Vec<UserId>, rounds: usize) -> Result<
     if doubled == 0 {
         return Err(Broken::new("the check for double leases found none among check-then-write claims"));
     }
-    Ok(Figure {
+    let whole = Figure {
         name: "store_claim_per_s",
         unit: "/s",
-        samples: by_store,
+        samples: by_store.clone(),
         floor: Some(by_hand),
         goal: Goal::RatioAtLeast(0.9),
         note: format!(
@@ -106,7 +120,19 @@ async fn measure_rounds(url: &str, users: Vec<UserId>, rounds: usize) -> Result<
              LOCKED and the same rows written by hand; double leases: 0 (SQL), of check-then-write {doubled} nodes \
              had several"
         ),
-    })
+    };
+    let slice = Figure {
+        name: "store_slice_per_s",
+        unit: "/s",
+        samples: slices,
+        floor: Some(by_store),
+        goal: Goal::RatioAtLeast(0.8),
+        note: format!(
+            "the same tasks, {CLAIMS} slices of a core and 4 GiB on {NODES} nodes with room for 16 each; in place of a \
+             floor: the store's claims of whole nodes; nodes above their capacity: 0 (SQL)"
+        ),
+    };
+    Ok(vec![whole, slice])
 }
 
 /// Frees all nodes, claims, checks; claims a second.
@@ -117,7 +143,7 @@ async fn round(bench: &Arc<Bench>, how: How) -> Result<f64, Broken> {
         "DELETE FROM holds",
         "DELETE FROM events",
         "UPDATE nodes SET whole_lease = NULL, applied_version = desired_version, claimed_by = NULL, \
-         claim_token = NULL, claimed_until = NULL",
+         claim_token = NULL, claimed_until = NULL, cpu_held = 0, memory_held_mb = 0",
     ] {
         sqlx::query(sql).execute(&bench.sql).await.context("freeing the nodes")?;
     }
@@ -125,12 +151,17 @@ async fn round(bench: &Arc<Bench>, how: How) -> Result<f64, Broken> {
     let told: HashSet<i64> = nodes.iter().copied().collect();
     let leases = count(&bench.sql, "SELECT COUNT(*) FROM leases").await?;
     let doubled = count(&bench.sql, &DOUBLED.replace("TABLE", "leases")).await?;
-    let torn = count(&bench.sql, TORN).await?;
-    if told.len() == CLAIMS && nodes.len() == CLAIMS && leases == CLAIMS && doubled == 0 && torn == 0 {
+    let (torn, overfull) = (count(&bench.sql, TORN).await?, count(&bench.sql, OVERFULL).await?);
+    let is_right = match how {
+        How::Slice => overfull == 0,
+        How::Store | How::ByHand | How::Naively => told.len() == CLAIMS && doubled == 0 && torn == 0,
+    };
+    if is_right && nodes.len() == CLAIMS && leases == CLAIMS {
         return Ok(per_s);
     }
     Err(Broken::new(format!(
-        "{CLAIMS} claims gave {} nodes ({} different), {leases} leases, {doubled} doubled, {torn} torn",
+        "{CLAIMS} claims gave {} nodes ({} different), {leases} leases, {doubled} doubled, {torn} torn, \
+         {overfull} nodes above their capacity",
         nodes.len(),
         told.len()
     )))
@@ -164,6 +195,11 @@ impl Bench {
         match how {
             How::Store => {
                 let placed = place(&self.store, user, 1).await?;
+                let node = placed.first().map(|placement| placement.node().0);
+                node.ok_or_else(|| Broken::new("a placement without a node"))
+            }
+            How::Slice => {
+                let placed = place_slice(&self.store, user).await?;
                 let node = placed.first().map(|placement| placement.node().0);
                 node.ok_or_else(|| Broken::new("a placement without a node"))
             }

@@ -26,18 +26,18 @@ const CLEAN_TIMEOUT: Duration = Duration::from_secs(600);
 /// Longest wait for all sessions, or for all leases to move.
 const STATE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Left alone for so long after the start, before it is watched.
-const CALM: Duration = Duration::from_secs(10);
+pub(super) const CALM: Duration = Duration::from_secs(10);
 /// One in so many nodes hangs.
 const HANGING: usize = 20;
 /// One in so many nodes dies.
 const DYING: usize = 100;
 
 /// Environment of the measurement.
-struct World<'a> {
-    options: &'a Options,
-    ground: Ground,
-    fleet: FakeFleet,
-    count: usize,
+pub(super) struct World<'a> {
+    pub(super) options: &'a Options,
+    pub(super) ground: Ground,
+    pub(super) fleet: FakeFleet,
+    pub(super) count: usize,
 }
 
 /// The five `fleet_…` figures.
@@ -74,7 +74,7 @@ pub async fn measure(plan: &Plan, options: &Options) -> Result<Vec<Figure>, Brok
 }
 
 impl World<'_> {
-    fn start_scheduler(&self) -> Result<Service, Broken> {
+    pub(super) fn start_scheduler(&self) -> Result<Service, Broken> {
         let metrics = format!("127.0.0.1:{}", orion_testkit::free_port());
         let probe_every = PROBE_EVERY_S.to_string();
         let settings =
@@ -103,7 +103,7 @@ impl World<'_> {
     }
 
     /// Waits until every node has a session; returns the time and the CPU seconds that this took.
-    async fn open(&mut self, scheduler: &Service) -> Result<(Duration, f64), Broken> {
+    pub(super) async fn open(&mut self, scheduler: &Service) -> Result<(Duration, f64), Broken> {
         let mut progress = Progress::start("opening the simulated fleet", 1);
         let started = Instant::now();
         loop {
@@ -228,7 +228,7 @@ impl World<'_> {
     }
 
     /// Gives `count` nodes an active lease each; which nodes of the simulated fleet these are.
-    async fn lease(&self, user: UserId, count: usize) -> Result<Vec<usize>, Broken> {
+    pub(super) async fn lease(&self, user: UserId, count: usize) -> Result<Vec<usize>, Broken> {
         let (store, mut indices) = (&self.ground.store, Vec::new());
         for placement in self.ground.place(user, count).await? {
             let claim = store.nodes().claim_placed(&placement, "benchmark", CLAIM, self.ground.now()).await;
@@ -251,7 +251,7 @@ impl World<'_> {
     }
 
     /// Waits until `count` nodes are alive and clean.
-    async fn wait_until_clean(&self, what: &str, count: usize) -> Result<(), Broken> {
+    pub(super) async fn wait_until_clean(&self, what: &str, count: usize) -> Result<(), Broken> {
         let _progress = Progress::start(what, 0);
         let wanted = i64::try_from(count).unwrap_or(i64::MAX);
         let started = Instant::now();
@@ -328,7 +328,7 @@ impl World<'_> {
     }
 }
 
-fn one(value: f64) -> Samples {
+pub(super) fn one(value: f64) -> Samples {
     let mut samples = Samples::default();
     samples.push(value);
     samples

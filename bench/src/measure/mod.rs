@@ -2,8 +2,11 @@
 
 pub mod claims;
 pub mod clients;
+pub mod containers;
 pub mod eight;
 pub mod fleet;
+pub mod followed;
+pub mod logs;
 pub mod memory;
 pub mod moved;
 pub mod pages;
