@@ -153,21 +153,24 @@ mod tests {
 
     const SIZE: SliceSize = SliceSize { cpu_milli: 1_000, memory_mb: 100, gpus: 0 };
 
-    fn shelf(nodes: i64) -> Shelf {
-        let room = |id| Room { id, subordinate_uids: "[]".into(), cpu_milli: 2_000 + id, memory_mb: 1_000 };
+    /// Nodes with room for so many slices each, the first the fullest.
+    fn shelf(nodes: i64, slices: i64) -> Shelf {
+        let cpu_milli = |id| slices * SIZE.cpu_milli + id;
+        let room =
+            |id| Room { id, subordinate_uids: "[]".into(), cpu_milli: cpu_milli(id), memory_mb: 1_000 };
         Shelf { rooms: (1..=nodes).map(room).collect(), ..Shelf::default() }
     }
 
     #[test]
     fn one_after_the_other_go_on_the_fullest_node_until_it_is_full() {
-        let (cache, mut shelf) = (RoomCache::default(), shelf(2));
+        let (cache, mut shelf) = (RoomCache::default(), shelf(2, 2));
         let ids = std::iter::from_fn(|| Some(cache.take(&mut shelf, SIZE)?.id));
         assert_eq!(ids.collect::<Vec<_>>(), [1, 1, 2, 2]);
     }
 
     #[test]
     fn those_at_once_are_spread_over_few_nodes() {
-        let (cache, mut shelf) = (RoomCache::default(), shelf(100));
+        let (cache, mut shelf) = (RoomCache::default(), shelf(100, 4));
         let picked: Vec<PickedRoom> =
             std::iter::from_fn(|| cache.take(&mut shelf, SIZE)).take(2 * SIDE_BY_SIDE).collect();
         let nodes: std::collections::HashSet<i64> = picked.iter().map(|picked| picked.id).collect();
