@@ -8,7 +8,7 @@ use crate::{
     known::{Known, refuse_unknown},
     limit::{Asker, Purpose},
     openapi,
-    route::{delete_route, get_route, lasting, post_route, put_route},
+    route::{CONTAINER_BODY_MAX, delete_route, get_route, lasting, post_route, put_route, with_containers},
     routes::{accounts, agents, apps, containers, docs, events, images, leases, nodes, operations, webhooks},
 };
 use axum::{
@@ -64,12 +64,12 @@ pub fn routes() -> Vec<Route> {
         get_route("/api/account/registries/{registry}", User, get(accounts::registries::show)),
         put_route("/api/account/registries/{registry}", User, put(accounts::registries::keep)),
         delete_route("/api/account/registries/{registry}", User, delete(accounts::registries::remove)),
-        post_route("/api/rent", User, post(leases::rent)),
+        with_containers(post_route("/api/rent", User, post(leases::rent))),
         post_route("/api/release/{rental_id}", User, post(leases::release)),
         post_route("/api/extend/{rental_id}", User, post(leases::extend)),
         get_route("/api/rentals", User, get(leases::list)),
         get_route("/api/rentals/{id}", User, get(leases::show)),
-        post_route("/api/rentals/{id}/containers", User, post(containers::run)),
+        with_containers(post_route("/api/rentals/{id}/containers", User, post(containers::run))),
         get_route("/api/rentals/{id}/containers", User, get(containers::list)),
         get_route("/api/rentals/{id}/containers/{name}", User, get(containers::show)),
         delete_route("/api/rentals/{id}/containers/{name}", User, delete(containers::remove)),
@@ -125,11 +125,13 @@ pub fn router(app: App) -> Router {
     let mut router = Router::new();
     for route in routes() {
         let known = Known::of(document(), &route);
+        let body_max =
+            app.config.body_bytes_max.max(if route.has_containers { CONTAINER_BODY_MAX } else { 0 });
+        let handler = route.handler.layer(DefaultBodyLimit::max(body_max));
         let handler = if route.lasts {
-            route.handler
+            handler
         } else {
-            route
-                .handler
+            handler
                 .layer(middleware::from_fn(move |request: Request, next: Next| within(limit, request, next)))
         };
         let handler = match route.access {
@@ -154,7 +156,6 @@ pub fn router(app: App) -> Router {
         .fallback(|| async { ApiError::not_found("there is no such route") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(Extension(docs::Document::new(document())))
-        .layer(DefaultBodyLimit::max(app.config.body_bytes_max))
         .layer(CatchPanicLayer::custom(|_| ApiError::internal("a handler panicked").into_response()))
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
         // What went wrong inside is logged where it happened; a 503 is often nobody's mistake.

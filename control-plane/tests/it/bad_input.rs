@@ -68,6 +68,49 @@ async fn a_rental_that_breaks_a_rule_is_refused_with_the_field_and_the_reason(ap
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_that_breaks_a_rule_is_refused_with_the_field_whatever_its_size() {
+    let api = Api::start(Database::Sqlite).await;
+    let token = api.user("alice").await;
+    api.offered_node("w1").await;
+    assert!(api.place("alice", None).await);
+    let path = "/api/rentals/1/containers";
+    let many: serde_json::Map<String, Value> =
+        (0..10_000).map(|number| (format!("NAME_{number:04}"), json!("a value of some length"))).collect();
+    let word = "x".repeat(1_000_000);
+    let mebibyte = json!([{ "path": "/srv/data", "content": "x".repeat(1_048_577) }]);
+    let table = [
+        ("image", json!("-v")),
+        ("image", json!("Debian:12")),
+        ("image", json!("a b")),
+        ("image", json!(format!("debian@sha256:{}", "0".repeat(63)))),
+        ("env", json!(many)),
+        ("env", json!({ "A": "two\nlines" })),
+        ("env", json!({ "A=B": "x" })),
+        ("files", json!([{ "path": "/srv/../etc/passwd", "content": "x" }])),
+        ("files", mebibyte),
+        ("command", json!([word])),
+        ("ports", json!([80, 80])),
+        ("ports", json!([0])),
+        ("shm_mb", json!(-1)),
+        ("restart", json!("sometimes")),
+    ];
+    for (field, value) in table {
+        let mut body = json!({ "image": "debian:12" });
+        body[field] = value;
+        let problem = api.post(path, &token, &body).await.problem(400);
+        let named = problem["field"].as_str().unwrap_or_default();
+        assert!(named.contains(field), "{field}: {problem}");
+        let rent = json!({ "duration_hours": 1, "container": body });
+        let problem = api.post("/api/rent", &token, &rent).await.problem(400);
+        let named = problem["field"].as_str().unwrap_or_default();
+        assert!(named.contains(field), "{field} of a rental: {problem}");
+    }
+    let body = json!({ "image": "debian:12", "command": ["x".repeat(3 * 1024 * 1024)] });
+    api.post(path, &token, &body).await.problem(413);
+    assert_eq!(api.get(path, &token).await.expect(200), json!([]), "nothing was begun");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_of_the_wrong_type_is_not_given_back() {
     let api = Api::start(Database::Sqlite).await;
     let token = api.user("alice").await;

@@ -28,7 +28,10 @@ pub const KEYS: &[(&str, &str)] = &[
         "the API's replicas as the Caddies of `caddy_admin` reach them, with commas (127.0.0.1:8080)",
     ),
     ("apps_domain", "domain below which the ports of containers have names, as apps.example.org (none)"),
-    ("body_bytes_max", "largest request body, in bytes (65536)"),
+    (
+        "body_bytes_max",
+        "largest request body, in bytes (65536); one that describes containers may have 3 MiB",
+    ),
     ("caddy_admin", "sockets of the Caddies that lead to the ports of containers, with commas (none)"),
     (
         "container_nets",
