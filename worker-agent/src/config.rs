@@ -3,13 +3,8 @@
 //! The join token is taken from `ORION_JOIN_TOKEN` or from a file, never from a flag: everyone on the
 //! machine can read the arguments of a process.
 
-use crate::{
-    containers::Listen,
-    dial::Api,
-    gpus,
-    install::{InstallArgs, UninstallArgs},
-};
-use clap::{Args, Parser, Subcommand};
+use crate::{containers::Listen, dial::Api, gpus};
+use clap::Args;
 use orion_domain::{
     Secret,
     names::{HostAddr, Hostname, Tag},
@@ -26,37 +21,6 @@ use std::{
 
 /// Port on which sshd listens by default.
 pub const SSH_PORT: u16 = 22;
-
-/// The command line.
-#[derive(Parser)]
-#[command(
-    name = "orion-agent",
-    version,
-    about = "Registers this machine as a worker of Orion and keeps the deadlines of its leases.",
-    after_help = "The join token comes from the environment variable ORION_JOIN_TOKEN or from --join-token-file.\n\
-                  It is needed until the first registration has succeeded."
-)]
-pub struct Cli {
-    #[command(subcommand)]
-    pub command: Option<Command>,
-    #[command(flatten)]
-    pub options: Options,
-}
-
-/// Task of this run.
-#[derive(Subcommand)]
-pub enum Command {
-    /// Register, keep the link, enforce deadlines (the default)
-    Run,
-    /// Print the registration as JSON and exit
-    Facts,
-    /// Say what the agent would do and what is in its way; changes nothing
-    Check,
-    /// Make the agent start at boot: binary, settings, service, sshd's authority; again = upgrade in place
-    Install(InstallArgs),
-    /// Stop the agent and remove what `install` and the agent put on this machine
-    Uninstall(UninstallArgs),
-}
 
 /// Flags, each with its environment variable.
 #[derive(Args)]
@@ -272,6 +236,8 @@ fn machine_name() -> Result<Hostname, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
+    use clap::Parser as _;
 
     fn parse(args: &[&str]) -> Result<Config, String> {
         let cli =

@@ -10,8 +10,8 @@ use crate::{
     dial::{AGENT, DialError, Io, asked_pause},
     facts,
     register::{self, Registered, least_pause},
-    service::Watcher,
     state::Identity,
+    watcher::Watcher,
     way_in::{Found, Proven},
 };
 use futures_util::{SinkExt as _, StreamExt as _};

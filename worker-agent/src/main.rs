@@ -5,10 +5,12 @@
 //! plane does that over SSH, `playbooks/`), and any decision about leases.
 //!
 //! ```text
+//! cli       the commands
 //! config    flags and environment          register  POST /api/workers/register, forever
 //! facts     what the machine is            link      GET /api/workers/link, beats, orders
 //! state     what is kept on disk           deadline  enforces /var/lib/orion/leases, own thread
 //! sshd      the control plane's CA, probe  accounts  locks and reopens one account
+//! watcher   an eye on sshd
 //! dial      TCP, TLS, one HTTP request     process   runs commands, ends processes of a uid
 //! install   puts the agent on a machine, and takes it off again
 //! containers  a port for a booking system that starts containers itself; off by default
@@ -17,6 +19,7 @@
 mod accounts;
 mod banner;
 mod check;
+mod cli;
 mod config;
 mod containers;
 mod deadline;
@@ -31,10 +34,12 @@ mod register;
 mod service;
 mod sshd;
 mod state;
+mod watcher;
 mod way_in;
 
 use clap::Parser as _;
-use config::{Cli, Command, Config, Options};
+use cli::{Cli, Command};
+use config::{Config, Options};
 use std::{io::IsTerminal, process::ExitCode};
 use tracing_subscriber::{EnvFilter, fmt};
 
