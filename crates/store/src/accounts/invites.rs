@@ -72,7 +72,7 @@ impl Accounts<'_> {
     /// Counts the leases of a user that have not ended.
     pub async fn live_leases(self, user: UserId) -> Result<u32, StoreError> {
         let row =
-            self.store.db.one::<(i64,)>(crate::leases::place::leases_holding_nodes(), vals![user]).await?;
+            self.store.db.one::<(i64,)>(crate::leases::insert::leases_holding_nodes(), vals![user]).await?;
         Ok(row.and_then(|(count,)| u32::try_from(count).ok()).unwrap_or(0))
     }
 

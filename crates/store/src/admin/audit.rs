@@ -342,7 +342,7 @@ impl Admin<'_> {
     /// I7: nodes that placement would give away, and what must be so on each of them.
     async fn offered(self) -> Result<Vec<Finding>, StoreError> {
         let offered =
-            format!("SELECT n.id, n.version FROM nodes n WHERE {}", crate::leases::place::OFFERABLE);
+            format!("SELECT n.id, n.version FROM nodes n WHERE {}", crate::nodes::conditions::OFFERABLE);
         let mut findings = Vec::new();
         for (what, but) in [
             (

@@ -9,7 +9,7 @@ use crate::{
     cluster::{RESTORED_AT, Replica},
     engine::{Db, Result, StoreError, Tx, transaction, vals},
     events::NewEvent,
-    leases::place::next_uid,
+    leases::insert::next_uid,
     nodes::high_water::UidRange,
 };
 use orion_domain::{Timestamp, event::Change, event::DatabaseEvent};

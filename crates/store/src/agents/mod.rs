@@ -4,8 +4,9 @@
 pub(crate) mod report;
 pub(crate) mod way_in;
 
+pub use crate::nodes::seen::Sighting;
 pub use report::{BootTold, DeclaredDead};
-pub use way_in::{Prober, Sighting};
+pub use way_in::Prober;
 
 use crate::{
     Store,

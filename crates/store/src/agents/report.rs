@@ -5,6 +5,7 @@ use super::Agents;
 use crate::{
     engine::{Cas, Fault, StoreError, clip, json, transaction, vals},
     nodes::NodeChange,
+    nodes::boot_ids::read_boot_ids,
     nodes::identity::two_machines,
 };
 use orion_domain::{
@@ -13,7 +14,6 @@ use orion_domain::{
     lease::LeaseState,
     node::{Health, Node, QuarantineCause},
 };
-use serde::Deserialize;
 
 use std::time::Duration;
 
@@ -36,29 +36,6 @@ pub enum BootTold {
     /// A kernel runs again that another one had followed just before: two machines say that they are this node. It is
     /// quarantined, unless the brake is on.
     TwoMachines,
-}
-
-/// A kernel that is remembered, with the moment since when it ran; up to schema 25 without.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum BootId {
-    Since(String, Timestamp),
-    Bare(String),
-}
-
-impl BootId {
-    fn read(self) -> (String, Option<Timestamp>) {
-        match self {
-            Self::Since(id, since) => (id, Some(since)),
-            Self::Bare(id) => (id, None),
-        }
-    }
-}
-
-/// The column `nodes.boot_ids`: the kernels that a node ran, the last one first, and since when.
-pub(crate) fn read_boot_ids(column: &str) -> Vec<(String, Option<Timestamp>)> {
-    let known: Vec<BootId> = serde_json::from_str(column).unwrap_or_default();
-    known.into_iter().map(BootId::read).collect()
 }
 
 /// Effects of an admin's declaration that a node is dead.

@@ -2,8 +2,9 @@
 
 use super::Agents;
 use crate::{
-    engine::{Cas, Db, Fault, StoreError, Val, in_lists, transaction, vals},
+    engine::{Cas, Fault, StoreError, Val, in_lists, transaction, vals},
     nodes::NodeChange,
+    nodes::seen::{Sighting, seen_sql},
 };
 use orion_domain::{
     NodeId, Timestamp,
@@ -27,36 +28,6 @@ pub enum Prober {
     },
     /// The scheduler, by playbook.
     Scheduler,
-}
-
-/// Times at which a node was last seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sighting {
-    /// Time of the node's last answer.
-    pub last_seen: Timestamp,
-    /// Time at which the node's way in was last seen open; none if it never was.
-    pub open_at: Option<Timestamp>,
-}
-
-/// Longest that a sighting waits to be written. One that is further ahead of another was seen by a wrong clock.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(600);
-
-/// Writes this many sightings: number, `last_seen`, `open_at` each. Newer ones that are there already stay.
-pub(crate) fn seen_sql(db: &Db, rows: usize) -> String {
-    let rows = vec!["(?, ?, ?)"; rows].join(", ");
-    let ahead_max = WRITTEN_WITHIN.as_micros();
-    let newer = |column: &str| {
-        let new = if db.is_maria() { format!("VALUES({column})") } else { format!("excluded.{column}") };
-        format!(
-            "{column} = CASE WHEN {new} IS NULL OR ({column} > {new} AND {column} - {new} <= {ahead_max}) \
-             THEN {column} ELSE {new} END"
-        )
-    };
-    let on_conflict = db.sql("ON DUPLICATE KEY UPDATE", "ON CONFLICT (node_id) DO UPDATE SET");
-    let (last_seen, open_at) = (newer("last_seen"), newer("open_at"));
-    format!(
-        "INSERT INTO node_seen (node_id, last_seen, open_at) VALUES {rows} {on_conflict} {last_seen}, {open_at}"
-    )
 }
 
 impl Agents<'_> {

@@ -1,6 +1,6 @@
 //! The ports of containers as proxies lead to them, and the tickets with which their owners come in.
 
-use super::{Containers, NodePort, ports::ports_of};
+use super::{Containers, NodePort, row::ports_of};
 use crate::engine::{StoreError, transaction, vals};
 use orion_domain::{LeaseId, Timestamp, UserId};
 

@@ -13,8 +13,8 @@ mod silence;
 
 pub use apps::{AppTicket, PublishedApp};
 pub use engine::EngineSaid;
-pub use ports::{NodePort, PublishedPort, WantedPorts};
-pub use row::{ContainerRow, Wanted};
+pub use ports::{PublishedPort, WantedPorts};
+pub use row::{ContainerRow, NodePort, Wanted};
 pub use seen::{ContainerNews, Pulled};
 pub use silence::SilentEngine;
 

@@ -1,19 +1,13 @@
 //! The ports of nodes that lead to ports of containers. A port is one container's from before its start until nobody can be
 //! led by it to another one: what is freed stays taken until the proxies have forgotten it ([`Containers::sweep_ports`]).
 
-use super::{ContainerRow, Containers};
+use super::{
+    Containers,
+    row::{ContainerRow, NodePort, text_of},
+};
 use crate::engine::{Fault, Result, StoreError, Tx, transaction, vals};
 use orion_domain::{ContainerId, LeaseId, NodeId, Timestamp, names::Port};
 use std::{collections::HashSet, ops::RangeInclusive};
-
-/// A port of a container, and the port of its node that leads there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodePort {
-    /// Port of the container.
-    pub port: u16,
-    /// Port of the node.
-    pub node_port: u16,
-}
 
 /// What a container wants of its node's ports.
 #[derive(Clone, Debug)]
@@ -33,21 +27,6 @@ pub struct PublishedPort {
     pub port: u16,
     /// Whether everybody may reach it.
     pub is_public: bool,
-}
-
-/// Returns the ports as `containers.node_ports` has them: `8080:20001,9090:20002`.
-pub(super) fn text_of(ports: &[NodePort]) -> String {
-    let texts = ports.iter().map(|port| format!("{}:{}", port.port, port.node_port));
-    texts.collect::<Vec<_>>().join(",")
-}
-
-/// Reads what [`text_of`] gave.
-pub(super) fn ports_of(text: &str) -> Option<Vec<NodePort>> {
-    let port = |text: &str| {
-        let (port, node_port) = text.split_once(':')?;
-        Some(NodePort { port: port.parse().ok()?, node_port: node_port.parse().ok()? })
-    };
-    text.split(',').filter(|text| !text.is_empty()).map(port).collect()
 }
 
 impl Containers<'_> {
@@ -174,18 +153,4 @@ async fn take(
         tx.exec(sql, values).await?;
     }
     Ok(Some(ports))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_are_read_as_they_were_written() {
-        let ports = [NodePort { port: 8080, node_port: 20_001 }, NodePort { port: 9, node_port: 20_000 }];
-        assert_eq!(text_of(&ports), "8080:20001,9:20000");
-        assert_eq!(ports_of(&text_of(&ports)).unwrap(), ports);
-        assert_eq!(ports_of(""), Some(Vec::new()));
-        assert_eq!(ports_of("8080"), None);
-    }
 }

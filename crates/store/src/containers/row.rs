@@ -1,6 +1,5 @@
 //! Rows of `containers`.
 
-use super::ports::{NodePort, ports_of};
 use crate::engine::{Checked, StoreError, record};
 use orion_domain::{
     ContainerId, LeaseId, NodeId, Timestamp,
@@ -33,6 +32,15 @@ impl Wanted {
             Self::Removed => "removed",
         }
     }
+}
+
+/// A port of a container, and the port of its node that leads there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodePort {
+    /// Port of the container.
+    pub port: u16,
+    /// Port of the node.
+    pub node_port: u16,
 }
 
 /// A container.
@@ -174,5 +182,34 @@ impl TryFrom<ContainerRecord> for ContainerRow {
             finished_at: row.finished_at.map(at),
             version: row.version,
         })
+    }
+}
+
+/// Returns the ports as `containers.node_ports` has them: `8080:20001,9090:20002`.
+pub(super) fn text_of(ports: &[NodePort]) -> String {
+    let texts = ports.iter().map(|port| format!("{}:{}", port.port, port.node_port));
+    texts.collect::<Vec<_>>().join(",")
+}
+
+/// Reads what [`text_of`] gave.
+pub(super) fn ports_of(text: &str) -> Option<Vec<NodePort>> {
+    let port = |text: &str| {
+        let (port, node_port) = text.split_once(':')?;
+        Some(NodePort { port: port.parse().ok()?, node_port: node_port.parse().ok()? })
+    };
+    text.split(',').filter(|text| !text.is_empty()).map(port).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read_as_they_were_written() {
+        let ports = [NodePort { port: 8080, node_port: 20_001 }, NodePort { port: 9, node_port: 20_000 }];
+        assert_eq!(text_of(&ports), "8080:20001,9:20000");
+        assert_eq!(ports_of(&text_of(&ports)).unwrap(), ports);
+        assert_eq!(ports_of(""), Some(Vec::new()));
+        assert_eq!(ports_of("8080"), None);
     }
 }

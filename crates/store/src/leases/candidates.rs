@@ -9,9 +9,8 @@
 
 use crate::{
     engine::{Db, Result, StoreError, Tx, Val, vals},
-    leases::hold::{SLICEABLE, SliceSize},
-    leases::place::OFFERABLE,
-    nodes::claim::CLAIMABLE,
+    leases::hold::SliceSize,
+    nodes::conditions::{CLAIMABLE, OFFERABLE, SLICEABLE},
     nodes::row::{NodeRecord, node_record_sql},
 };
 use orion_domain::{

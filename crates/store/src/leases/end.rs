@@ -6,7 +6,7 @@ use crate::{
     events::new_ulid,
     idempotency::REPLY_KEPT,
     leases::transition::lease_event,
-    nodes::claim::NodeClaim,
+    nodes::claimed::NodeClaim,
 };
 use orion_domain::{
     LeaseId, Refused, Timestamp, UserId,

@@ -1,33 +1,12 @@
 //! The container that a lease is placed with: its row is written with the lease's, and the node has to have an engine.
 
-use super::place::{PlaceRequest, Placement};
+use super::placement::{PlaceRequest, Placement};
 use crate::{
     containers::{NewContainer, create},
     engine::{Fault, Result, Tx, Val, vals},
+    nodes::conditions::{HAS_ENGINE, SLICEABLE},
 };
 use orion_domain::Timestamp;
-
-/// A container that a lease begins with.
-#[derive(Clone, Debug)]
-pub struct FirstContainer {
-    /// Name that the owner gave; none for one made of the number.
-    pub name: Option<String>,
-    /// The specification without the values of `env` and `files`, as JSON.
-    pub spec: String,
-    /// 26 characters that no other container has; the sealed part is bound to them.
-    pub uid: String,
-    /// The values of `env` and `files`, sealed by the caller.
-    pub spec_sealed: Vec<u8>,
-    /// Thousandths of a core that it needs at least.
-    pub cpu_milli: Option<u32>,
-    /// Memory in MiB that it needs at least.
-    pub memory_mb: Option<u32>,
-    /// Number of GPUs that it needs.
-    pub gpus: u32,
-}
-
-/// Condition of a node whose engine takes containers now.
-pub(crate) const HAS_ENGINE: &str = "engine IS NOT NULL AND engine_down_since IS NULL AND disk_full IS NULL";
 
 impl PlaceRequest {
     /// Returns the condition of a node that takes the containers, to be appended to another one, and its values. What a
@@ -130,10 +109,9 @@ impl super::Leases<'_> {
         let row = db.one::<(i64, i64, i64, i64, i64)>(sqlx::AssertSqlSafe(total), values).await?;
         let (nodes, cpu_milli, memory_mb, gpus, fits) = row.unwrap_or_default();
         let total = Largest { cpu_milli, memory_mb, gpus };
-        let sliceable = super::hold::SLICEABLE;
         let sql = format!(
             "SELECT COALESCE(MAX(cpu_milli - cpu_held), 0), COALESCE(MAX(memory_capacity_mb - memory_held_mb), 0), \
-             COALESCE(MAX({free}), 0) FROM nodes WHERE {sliceable} AND {HAS_ENGINE}"
+             COALESCE(MAX({free}), 0) FROM nodes WHERE {SLICEABLE} AND {HAS_ENGINE}"
         );
         let row = db.one::<(i64, i64, i64)>(sqlx::AssertSqlSafe(sql), vals![]).await?;
         let (cpu_milli, memory_mb, gpus) = row.unwrap_or_default();

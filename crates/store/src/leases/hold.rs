@@ -3,7 +3,10 @@
 //! A hold goes when its removal was verified, or with the death of the node. While a lease leaves a node whose login
 //! still works it has two holds: `leaving` and `arriving`.
 
-use crate::engine::{Fault, Result, Tx, Val, vals};
+use crate::{
+    engine::{Fault, Result, Tx, Val, vals},
+    nodes::conditions::SLICEABLE,
+};
 use orion_domain::{
     LeaseId, NodeId, Timestamp,
     lease::{Holding, Lease, LeaseState},
@@ -203,12 +206,6 @@ impl Tx {
         self.take_gpus(lease, node, size.gpus).await.map(|()| true)
     }
 }
-
-/// Condition under which slices of a node may be offered. Work that is pending for other leases is no
-/// hindrance.
-pub(crate) const SLICEABLE: &str = "admission = 'admitted' AND health = 'alive' AND quarantine IS NULL \
-    AND cordon IS NULL AND whole_lease IS NULL AND unclean = 0 AND way_in = 'open' AND transport = 'ssh' \
-    AND disk_full IS NULL AND (engine_down_since IS NULL OR engine IS NULL)";
 
 /// Whether a slice fits beside what is held; binds cpu and memory.
 const FITS: &str = "cpu_held + ? <= cpu_milli AND memory_held_mb + ? <= memory_capacity_mb";

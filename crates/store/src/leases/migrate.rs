@@ -6,7 +6,7 @@ use crate::nodes::NodeClaim;
 use crate::{
     engine::{Fault, Result, StoreError, Tx, clip, transaction, vals},
     leases::candidates::Candidate,
-    leases::place::Placement,
+    leases::placement::Placement,
     leases::transition::Next,
 };
 use orion_domain::{

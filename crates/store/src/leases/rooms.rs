@@ -11,7 +11,7 @@ use crate::{
     engine::{Db, Result, Val},
     leases::candidates::{Candidate, FRESH, READ_MIN, has_room},
     leases::hold::SliceSize,
-    leases::place::PlaceRequest,
+    leases::placement::PlaceRequest,
 };
 use sqlx::AssertSqlSafe;
 use std::{

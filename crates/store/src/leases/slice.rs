@@ -5,10 +5,8 @@ use crate::{
     leases::candidates::Candidate,
     leases::first_container::make_containers,
     leases::hold::SliceSize,
-    leases::place::{
-        GiveUp, PlaceRequest, Placement, insert_lease, lease_names, next_uid, stay_within_quota, tell_placed,
-        too_few,
-    },
+    leases::insert::{GiveUp, insert_lease, lease_names, next_uid, stay_within_quota, tell_placed, too_few},
+    leases::placement::{PlaceRequest, Placement},
     leases::rooms::{PickedRoom, fullest},
 };
 use orion_domain::lease::LeaseState;

@@ -5,7 +5,8 @@
 use super::{
     Leases,
     candidates::Candidate,
-    place::{GiveUp, PlaceOutcome, PlaceRequest, Placement, insert_lease, lease_names, next_uid},
+    insert::{GiveUp, insert_lease, lease_names, next_uid},
+    placement::{PlaceOutcome, PlaceRequest, Placement},
 };
 use crate::{
     engine::{Cas, Fault, Result, StoreError, Tx, clip, transaction},

@@ -12,7 +12,7 @@ use crate::{
     leases::candidates::has_room,
     leases::row::{LeaseRecord, lease_sql},
     leases::transition::lease_event,
-    nodes::claim::CLAIMABLE,
+    nodes::conditions::{CLAIMABLE, HAS_OUTGOING_MIGRATION},
     nodes::{NodeChange, must_be_current},
 };
 use orion_domain::{
@@ -25,10 +25,6 @@ use orion_domain::{
 
 use sqlx::AssertSqlSafe;
 use std::collections::HashMap;
-
-/// A lease of this node is on its way to another one, which has not confirmed it.
-pub(crate) const HAS_OUTGOING_MIGRATION: &str = "EXISTS (SELECT 1 FROM leases moving WHERE moving.state = 'migrating' \
-                                        AND moving.from_node = nodes.id AND moving.occupies_node <> nodes.id)";
 
 /// A node that is drained and empty now, and not known to be so yet; binds `now`. Clean or dead; one that was
 /// never admitted never held anything. What lost it at the deadline ([`Node::blocks_drain_of`]) is not there any more.

@@ -16,9 +16,9 @@ use crate::{
     engine::{Cas, Db, Fault, Result, StoreError, Tx, transaction, vals},
     events::NewEvent,
     leases::candidates::next_free_uid,
-    leases::place::next_uid,
+    leases::insert::next_uid,
     nodes::NodeChange,
-    nodes::claim::NodeClaim,
+    nodes::claimed::NodeClaim,
     nodes::row::NodeRecord,
 };
 use orion_domain::{

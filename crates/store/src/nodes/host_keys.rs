@@ -5,9 +5,9 @@
 
 use super::Nodes;
 use crate::{
-    agents::report::read_boot_ids,
     engine::{Cas, Db, Fault, Result, StoreError, Tx, in_lists, json, transaction, vals},
     nodes::NodeChange,
+    nodes::boot_ids::read_boot_ids,
 };
 use orion_domain::{
     NodeId, Timestamp,

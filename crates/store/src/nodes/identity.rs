@@ -5,8 +5,8 @@
 
 use super::Nodes;
 use crate::{
-    agents::report::read_boot_ids,
     engine::{Fault, Result, StoreError, Tx, transaction, vals},
+    nodes::boot_ids::read_boot_ids,
 };
 use orion_domain::{
     NodeId, Timestamp,

@@ -10,8 +10,9 @@
 
 use super::Nodes;
 use crate::{
-    agents::report::read_boot_ids,
     engine::{Cas, Fault, Result, StoreError, Tx, transaction, vals},
+    nodes::boot_ids::read_boot_ids,
+    nodes::conditions::SAME_MACHINE,
 };
 use orion_domain::{
     NodeId, Timestamp,
@@ -115,10 +116,6 @@ impl Nodes<'_> {
         Ok(self.store.db.all::<(i64, i64, i64)>(sqlx::AssertSqlSafe(sql), vals![limit]).await?)
     }
 }
-
-/// Beginning of the reason of a quarantine for a second identity of a machine. A node in it is not reconciled: it would
-/// remove what the first one's tenant has there.
-pub(crate) const SAME_MACHINE: &str = "it is the same machine as node";
 
 impl Tx {
     /// Returns the node that `machine` is already, by its machine id and either its kernel or its address.

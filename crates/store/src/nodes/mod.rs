@@ -2,8 +2,11 @@
 //!
 //! Registration, health, links, claims and forgetting have modules of their own.
 
+pub(crate) mod boot_ids;
 mod changes;
 pub(crate) mod claim;
+pub(crate) mod claimed;
+pub(crate) mod conditions;
 pub(crate) mod drain;
 pub(crate) mod forget;
 pub(crate) mod gpus;
@@ -17,9 +20,10 @@ pub(crate) mod quarantine;
 pub(crate) mod reconcile;
 pub(crate) mod register;
 pub(crate) mod row;
+pub(crate) mod seen;
 
 pub use changes::ChangesCursor;
-pub use claim::NodeClaim;
+pub use claimed::NodeClaim;
 pub use drain::DrainRequest;
 pub use forget::{ForgetOutcome, ForgetRequest, Forgotten};
 pub use gpus::GpuRow;
@@ -36,9 +40,9 @@ pub use register::{RegisterNode, RegisterOutcome};
 use crate::events::NewEvent;
 use crate::{
     Store,
-    agents::way_in::{Sighting, seen_sql},
     engine::{Cas, Fault, Result, StoreError, Tx, Val, each, in_lists, json, transaction, vals},
     nodes::row::{NodeRecord, NodeRow, node_record_sql, node_sql},
+    nodes::seen::{Sighting, seen_sql},
 };
 use orion_domain::{
     NodeId, Refused, Timestamp, UserId,

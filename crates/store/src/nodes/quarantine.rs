@@ -10,6 +10,7 @@
 use super::Nodes;
 use crate::{
     engine::{Cas, Result, StoreError, Tx, clip, transaction, vals},
+    nodes::conditions::QUARANTINE_IS_DUE,
     nodes::{NodeChange, must_be_current},
 };
 use orion_domain::{
@@ -25,9 +26,6 @@ const PAUSE_MIN: Duration = Duration::from_secs(2);
 /// Longest.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// A quarantine that the next successful reconcile may end; binds `now`.
-pub(crate) const QUARANTINE_IS_DUE: &str = "(quarantine IS NOT NULL \
-     AND quarantine_cause IN ('passing', 'cleaning') AND COALESCE(quarantine_until, 0) <= ?)";
 /// Assignments that clear the quarantine.
 const NO_QUARANTINE: &str =
     "quarantine = NULL, quarantine_cause = NULL, quarantine_since = NULL, quarantine_until = NULL";

@@ -4,7 +4,7 @@ use super::Nodes;
 use crate::{
     engine::{Cas, Fault, Result, StoreError, Tx, clip, json, transaction, vals},
     nodes::NodeChange,
-    nodes::claim::NodeClaim,
+    nodes::claimed::NodeClaim,
 };
 use orion_domain::{
     LeaseId, NodeId, Timestamp,

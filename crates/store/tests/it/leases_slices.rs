@@ -259,12 +259,12 @@ async fn the_end_of_a_slice_beside_one_that_is_on_its_way_off_the_node_leaves_th
     let ended =
         leases.release_and_claim(bob.id, &EndReason::Released, None, "test", TTL, at(4)).await.unwrap();
     let claim = ended.done().unwrap().expect("the node lives and is free to be worked on");
-    assert_eq!(claim.departing, [alice.ulid.clone()], "what is of alice's lease there stays");
+    assert_eq!(claim.departing, std::slice::from_ref(&alice.ulid), "what is of alice's lease there stays");
     assert!(claim.retires(bob.id) && !claim.retires(alice.id));
     assert_eq!(world.finish(&claim, at(5)).await.ended, [bob.id]);
     let longer = leases.extend(carol.id, at(1_000_000), "test", TTL, at(6)).await.unwrap().done().unwrap();
     let claim = longer.1.expect("the node is free to be worked on");
-    assert_eq!(claim.departing, [alice.ulid.clone()]);
+    assert_eq!(claim.departing, std::slice::from_ref(&alice.ulid));
     world.finish(&claim, at(7)).await;
     assert_eq!(nodes.dirty(at(8), 9).await.unwrap(), [], "it waits for alice's new node");
     assert!(world.node(old).await.is_dirty());
