@@ -126,6 +126,7 @@ impl Fleet {
             span.record("lease", tracing::field::display(lease));
         }
         let applied = self.apply_under(claim, change).instrument(span).await;
+        self.look_again_after(claim, &applied).await?;
         self.metrics.reconciled(match &applied {
             Ok(Applied::Done(..)) => ReconcileResult::Done,
             Ok(Applied::Unfit(..)) => ReconcileResult::Unfit,

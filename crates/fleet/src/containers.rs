@@ -10,7 +10,9 @@ use crate::{
 use orion_containers::{ContainerEvent, Engine, EngineError, EngineMeaning, EventAction};
 use orion_domain::{
     ContainerId, LeaseId, NodeId,
-    container::{ContainerPhase, ContainerSpec, EngineState, RestartPolicy},
+    container::{
+        ContainerPhase, ContainerSpec, EngineState, FoundContainer, RestartPolicy, is_container_name,
+    },
     lease::{OnNodeLoss, Phase},
 };
 use orion_store::{
@@ -105,7 +107,7 @@ impl Fleet {
         let mut told = None;
         while !rows.is_empty() {
             let looked = match &told {
-                None => self.look_at_containers(&engine, node, &rows).await?,
+                None => self.look_around(&engine, node, &rows).await?,
                 Some(event) => self.act_on_event(&engine, node, &rows, event).await?,
             };
             if let Err(error) = looked {
@@ -120,6 +122,33 @@ impl Fleet {
             rows = self.store.containers().of_node(node).await?;
         }
         Ok(())
+    }
+
+    /// Writes what the engine says of the containers of a node, and has the node looked at when it has some of Orion's that
+    /// nothing explains.
+    async fn look_around(
+        &self,
+        engine: &Engine,
+        node: NodeId,
+        rows: &[ContainerRow],
+    ) -> Result<Result<(), EngineError>, StoreError> {
+        let looked = self.look_at_containers(engine, node, rows).await?;
+        let strays = match &looked {
+            Ok(()) => {
+                engine.list_containers().await.map(|listed| listed.iter().any(|found| is_stray(found, rows)))
+            }
+            Err(_) => return Ok(looked),
+        };
+        match strays {
+            Err(error) => return Ok(Err(error)),
+            Ok(false) => {}
+            Ok(true) => {
+                if let Some(claim) = self.claim_node(node).await? {
+                    self.apply_or_leave(&claim, Change::Unknown).await?;
+                }
+            }
+        }
+        Ok(Ok(()))
     }
 
     async fn act_on_event(
@@ -331,4 +360,11 @@ impl Fleet {
         let Some(known) = self.store.nodes().get(node).await? else { return Ok(Err("no such node".into())) };
         Ok(target_of(&known).map(|target| self.engines.of(&target)))
     }
+}
+
+/// Whether a container has a label and a name of Orion's, and none of these is it.
+fn is_stray(found: &FoundContainer, rows: &[ContainerRow]) -> bool {
+    found.lease.is_some()
+        && is_container_name(&found.name)
+        && !rows.iter().any(|row| Some(&row.uid) == found.container.as_ref())
 }

@@ -2,7 +2,7 @@
 
 use super::{
     PATIENCE,
-    container_life::{on_engine, rented, shell, system, until},
+    container_life::{IMAGE, on_engine, rented, shell, system, until},
 };
 use orion_testkit::{Worker, wait_until};
 use serde_json::{Value, json};
@@ -70,6 +70,33 @@ async fn a_login_does_not_wait_for_the_container_engine_of_its_new_node() {
     assert_eq!(on_engine(new), [format!("orion-{lease}-1 running"), format!("orion-{lease}")]);
     ida.post(&format!("/api/release/{lease}"), json!({})).await.expect(200);
     assert_eq!(on_engine(new), [] as [&str; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_nothing_explains_goes_also_when_nobody_saw_it_come() {
+    let system = system(1).await;
+    let (worker, ida) = (&system.workers()[0], system.user("ida").await);
+    let (ticket, path) = rented(&system, &ida).await;
+    let web = format!("orion-{}-1 running", ticket.rental_id);
+    ida.post(&path, shell("web", "exec sleep 1000")).await.expect(201);
+    let stray = |number: u32| {
+        worker.sh(&format!(
+            "docker run -d --name orion-999-{number} --label orion.lease=01K0000000000000000000000A \
+             --label orion.container=01K0000000000000000000000{number} --label orion.epoch=1 {IMAGE} sleep 999"
+        ));
+    };
+    let only_the_lease_s = async || {
+        let left = on_engine(worker);
+        let strays = left.iter().any(|line| line.starts_with("orion-999"));
+        if strays || !left.contains(&web) { Err(format!("{left:?}")) } else { Ok(()) }
+    };
+    stray(1);
+    wait_until("it is gone", PATIENCE, only_the_lease_s).await;
+    worker.cut();
+    stray(2);
+    worker.uncut();
+    wait_until("it is gone though nobody saw it come", PATIENCE, only_the_lease_s).await;
+    ida.post(&format!("/api/release/{}", ticket.rental_id), json!({})).await.expect(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -162,6 +162,16 @@ impl Nodes<'_> {
         })?)
     }
 
+    /// Has a node looked at once more: work on its containers was done under a claim that was lost meanwhile, and what it made
+    /// last may be there though nobody knows of it.
+    pub async fn look_again(self, id: NodeId) -> Result<(), StoreError> {
+        Ok(transaction!(&self.store.db, |tx| {
+            let sql =
+                "UPDATE nodes SET desired_version = desired_version + 1, version = version + 1 WHERE id = ?";
+            tx.exec(sql, vals![id]).await.map(|_| ())
+        })?)
+    }
+
     /// Gives a claim back without a result; nothing happens if it was lost.
     pub async fn release_claim(self, claim: &NodeClaim, now: Timestamp) -> Result<(), StoreError> {
         Ok(transaction!(&self.store.db, |tx| {

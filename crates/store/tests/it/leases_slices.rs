@@ -271,7 +271,7 @@ async fn the_end_of_a_slice_beside_one_that_is_on_its_way_off_the_node_leaves_th
 
     assert_eq!(world.finish(&placement.claim, at(9)).await.activated, [alice.id]);
     assert_eq!(nodes.dirty(at(10), 9).await.unwrap(), [old], "what she left there is removed now");
-    assert_eq!(world.claim(old, at(10)).await.departing, [] as [String; 0]);
+    assert_eq!(world.claim(old, at(10)).await.departing, [] as [&str; 0]);
     world.check_holds(at(11)).await;
 }
 

@@ -1,12 +1,26 @@
 //! What the work on a node writes of its engine, there or not.
 
 use super::{LeasesLookedAt, Outcome, Stop, deadlines::KeptLease, unreached, with_source};
-use crate::Fleet;
+use crate::{Applied, Fleet};
 use orion_containers::{Engine, EngineError, EngineMeaning};
 use orion_ssh::Target;
-use orion_store::{ContainerRow, NodeClaim};
+use orion_store::{ContainerRow, NodeClaim, StoreError};
 
 impl Fleet {
+    /// Has a node looked at once more whose claim was lost during work on it: a container that was made last may be there though
+    /// nobody knows of it.
+    pub(in crate::apply) async fn look_again_after(
+        &self,
+        claim: &NodeClaim,
+        applied: &Result<Applied, StoreError>,
+    ) -> Result<(), StoreError> {
+        if claim.has_containers && matches!(applied, Ok(Applied::Superseded)) {
+            self.store.nodes().look_again(claim.node.id).await?;
+            self.nudge.all();
+        }
+        Ok(())
+    }
+
     /// Writes down once which engine the node has: a lease with containers moves to nodes that have one.
     pub(super) async fn write_engine(&self, claim: &NodeClaim, engine: &Engine) -> Result<(), Stop> {
         if claim.node.engine.is_none()
