@@ -2,7 +2,7 @@
 
 use crate::{
     config::SchedulerConfig, fleetwide::Fleetwide, members::Limits, runs::Runs, sightings::Sightings,
-    suspension::Tick,
+    tick::Tick,
 };
 use orion_domain::{
     Timestamp,

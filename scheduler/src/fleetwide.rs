@@ -5,7 +5,7 @@
 
 use crate::{
     members::{Heartbeat, Limits, Members},
-    suspension::Tick,
+    tick::Tick,
 };
 use orion_domain::{
     NodeId, Timestamp,

@@ -22,6 +22,7 @@ pub mod runs;
 pub mod sightings;
 pub mod suspension;
 pub mod tasks;
+pub mod tick;
 
 pub use config::SchedulerConfig;
 pub use context::Scheduler;

@@ -86,7 +86,7 @@ pub enum LeaseState {
 
 impl From<lease::Phase> for LeaseState {
     fn from(phase: lease::Phase) -> Self {
-        match crate::app::leases::views::shown(phase) {
+        match crate::app::leases::phases::shown(phase) {
             lease::Phase::Requested
             | lease::Phase::Scheduled
             | lease::Phase::Queued
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn the_words_are_those_of_the_domain() {
         for phase in Phase::ALL {
-            let shown = crate::app::leases::views::shown(phase);
+            let shown = crate::app::leases::phases::shown(phase);
             assert_eq!(to_value(LeaseState::from(phase)).unwrap(), to_value(shown).unwrap());
         }
         for policy in [OnNodeLoss::Migrate, OnNodeLoss::Wait, OnNodeLoss::End] {

@@ -6,8 +6,9 @@ use crate::{
     app::{
         idempotency::Idempotent,
         leases::{
+            phases::shown,
             request::RentBody,
-            views::{RentalTicket, RentalView, shown},
+            views::{RentalTicket, RentalView},
         },
     },
     auth::Caller,

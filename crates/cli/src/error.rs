@@ -3,6 +3,7 @@
 //! Lives here: [`CliError`], its exit codes, its two lines on stderr. Does not live here: how an HTTP reply
 //! becomes one of these (see [`crate::client`]).
 
+use crate::printable::printable;
 use std::{fmt, io, path::Path};
 
 /// The class of an error; its number is the process's exit status.
@@ -110,9 +111,9 @@ impl CliError {
 impl fmt::Display for CliError {
     /// `error: …` and, where there is one, `hint: …` on a line of its own.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", crate::output::printable(&self.message))?;
+        write!(f, "error: {}", printable(&self.message))?;
         match &self.hint {
-            Some(hint) => write!(f, "\nhint: {}", crate::output::printable(hint)),
+            Some(hint) => write!(f, "\nhint: {}", printable(hint)),
             None => Ok(()),
         }
     }

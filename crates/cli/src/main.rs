@@ -17,6 +17,7 @@ mod identity;
 mod model;
 mod output;
 mod password;
+mod printable;
 mod refusal;
 mod sse;
 mod ssh_command;

@@ -3,6 +3,7 @@
 //! Lives here: the two formats, tables without colour, times in words, the progress line. Does not live
 //! here: what is in them. Text that came from the API passes [`printable`] before a terminal sees it.
 
+pub use crate::printable::printable;
 use crate::{
     duration,
     error::{CliError, Kind},
@@ -47,16 +48,6 @@ pub fn json(value: &Value) -> Result<(), CliError> {
 /// Writes a line for the user to stderr. A stderr that cannot be written to is nobody's concern.
 pub fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", printable(text));
-}
-
-/// `text` without control characters, so that nothing a node or another user chose can move the cursor,
-/// change colours or fake a line of its own.
-pub fn printable(text: &str) -> String {
-    let unsafe_to_show = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|c| if unsafe_to_show(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// A table of left-aligned columns, two spaces apart, without colour.

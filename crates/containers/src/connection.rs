@@ -1,6 +1,6 @@
 //! One HTTP connection to an engine.
 
-use crate::{EngineError, http::broken};
+use crate::EngineError;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming, client::conn::http1};
@@ -78,4 +78,16 @@ impl Connection {
         };
         timeout_at(until, sending).await.unwrap_or(Err(SendFailure::Sent(EngineError::TimedOut(what))))
     }
+}
+
+/// The error of a connection that broke.
+pub(crate) fn broken(error: &hyper::Error) -> EngineError {
+    if error.is_parse() {
+        return EngineError::Nonsense(error.to_string());
+    }
+    let mut text = error.to_string();
+    if let Some(source) = std::error::Error::source(error) {
+        text = format!("{text}: {source}");
+    }
+    EngineError::Down(text)
 }

@@ -1,6 +1,9 @@
 //! Requests to an engine and bounded reading of its replies.
 
-use crate::EngineError;
+use crate::{
+    EngineError,
+    connection::{Connection, broken},
+};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, body::Incoming, header};
@@ -144,27 +147,15 @@ pub(crate) fn parsed<T: DeserializeOwned>(body: &[u8], what: &'static str) -> Re
     serde_json::from_slice(body).map_err(|error| EngineError::Nonsense(format!("to '{what}': {error}")))
 }
 
-/// The error of a connection that broke.
-pub(crate) fn broken(error: &hyper::Error) -> EngineError {
-    if error.is_parse() {
-        return EngineError::Nonsense(error.to_string());
-    }
-    let mut text = error.to_string();
-    if let Some(source) = std::error::Error::source(error) {
-        text = format!("{text}: {source}");
-    }
-    EngineError::Down(text)
-}
-
 /// A reply that is a stream of bytes.
 pub(crate) struct ByteBody {
     body: Incoming,
     /// Keeps the connection's session for as long as the stream is read.
-    _connection: crate::connection::Connection,
+    _connection: Connection,
 }
 
 impl ByteBody {
-    pub(crate) fn new(body: Incoming, connection: crate::connection::Connection) -> Self {
+    pub(crate) fn new(body: Incoming, connection: Connection) -> Self {
         Self { body, _connection: connection }
     }
 

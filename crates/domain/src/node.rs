@@ -1,6 +1,10 @@
 //! What is known of a node, and when it may be offered.
 
+mod drain;
+mod login;
 pub mod watch;
+
+pub use login::login_works;
 
 use crate::{
     LeaseId, NodeId, Timestamp,

@@ -6,10 +6,10 @@
 
 use crate::{
     Fleet,
-    end::retry_after,
     fleet::target_of,
     metrics::ReconcileResult,
     playbook::{NodeInventory, Playbook, Reply, Report, read_reply},
+    retry::retry_after,
 };
 use orion_domain::{
     LeaseId, Timestamp,
@@ -594,6 +594,6 @@ fn removal(user: &str, uid: u32, report: &Report) -> Value {
 mod containers;
 pub use containers::STOP_GRACE;
 use containers::deadlines::accounts_suffice;
-pub(crate) use containers::{news_of, nothing_seen, with_source};
+pub(crate) use containers::{news_of, nothing_seen};
 #[cfg(test)]
 mod tests;

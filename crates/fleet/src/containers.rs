@@ -3,7 +3,8 @@
 
 use crate::{
     Change, Fleet,
-    apply::{STOP_GRACE, news_of, nothing_seen, with_source},
+    apply::{STOP_GRACE, news_of, nothing_seen},
+    engine_words::with_source,
     fleet::target_of,
     images::Image,
 };
@@ -26,8 +27,6 @@ const CLAIM_WAIT: Duration = Duration::from_secs(30);
 const LIST_EVERY: Duration = Duration::from_secs(60);
 /// Pause before an engine is followed again that could not be.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(2);
-/// Silence of an engine after which its containers count as lost.
-pub const ENGINE_LOST_AFTER: Duration = Duration::from_secs(120);
 
 impl Fleet {
     /// Returns a container's specification, opened.

@@ -2,7 +2,7 @@
 //!
 //! Only what Orion pulled is removed.
 
-use crate::{Fleet, apply::with_source, fleet::target_of};
+use crate::{Fleet, engine_words::with_source, fleet::target_of};
 use orion_containers::{Engine, EngineError};
 use orion_domain::{
     NodeId,

@@ -1,12 +1,8 @@
 //! Ending a lease, and work on a claimed node that may fail: then the scheduler goes on with it.
 
-use crate::{Applied, Change, Fleet};
+use crate::{Applied, Change, Fleet, retry::retry_after};
 use orion_domain::{LeaseId, UserId, lease::EndReason};
 use orion_store::{Cas, NodeClaim, StoreError};
-use std::time::Duration;
-
-/// Longest pause between two tries to reconcile a node that cannot be.
-const RETRY_MAX: Duration = Duration::from_secs(60);
 
 impl Fleet {
     /// Starts the end of a lease, and removes its account at once if its node is free to be worked on.
@@ -60,9 +56,4 @@ impl Fleet {
         self.nudge.all();
         Ok(false)
     }
-}
-
-/// 0.5 s, 1 s, 2 s … at most a minute.
-pub(crate) fn retry_after(failures: u32) -> Duration {
-    Duration::from_millis(500u64 << failures.min(7)).min(RETRY_MAX)
 }

@@ -1,19 +1,13 @@
 //! What a node's container engine is, and whether it answers: asked again and again, because engines are installed, upgraded
 //! and stopped.
 
-use crate::{Fleet, apply::with_source};
-use orion_containers::{EngineInfo, EngineKind, EngineMeaning};
+use crate::{
+    Fleet,
+    engine_words::{told, with_source},
+};
+use orion_containers::EngineMeaning;
 use orion_domain::NodeId;
 use orion_store::{EngineSaid, StoreError};
-
-/// Returns kind, version and API version of an engine, as they are kept.
-pub(crate) fn told(info: &EngineInfo) -> String {
-    let kind = match info.kind {
-        EngineKind::Docker => "docker",
-        EngineKind::Podman => "podman",
-    };
-    format!("{kind} {} (API {})", info.version, info.api_version)
-}
 
 impl Fleet {
     /// Asks a node's engine what it is, and writes the answer.

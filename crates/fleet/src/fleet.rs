@@ -1,8 +1,6 @@
 //! The parts that work on nodes, in one bundle: store, SSH pool, playbooks, clock.
 
-use crate::{
-    ContainerNetworks, ENGINE_LOST_AFTER, Firewalls, Metrics, Nudge, images::Pulls, playbook::Playbooks,
-};
+use crate::{ContainerNetworks, Firewalls, Metrics, Nudge, Pulls, playbook::Playbooks};
 use orion_containers::Engines;
 use orion_domain::{Clock, Secret, Timestamp, agent::DEADLINE_GRACE_S, node::Node};
 use orion_ssh::{HostKey, Pool, Target};
@@ -19,6 +17,8 @@ use std::{
 pub const REPLICA_BEAT_EVERY: Duration = Duration::from_secs(2);
 /// A process that has not said so for this long is taken to be gone.
 pub const REPLICA_STALE_AFTER: Duration = Duration::from_secs(8);
+/// Silence of an engine after which its containers count as lost.
+pub const ENGINE_LOST_AFTER: Duration = Duration::from_secs(120);
 
 /// Opens what is sealed: what it is bound to (of a container's specification its ULID), and the sealed bytes. The error is
 /// for people.

@@ -11,6 +11,7 @@ mod containers;
 mod disk;
 mod doctor;
 mod end;
+mod engine_words;
 mod engines;
 mod fleet;
 mod images;
@@ -20,16 +21,21 @@ mod networks;
 mod nudge;
 pub mod playbook;
 mod provision;
+mod pulls;
+mod retry;
 mod way_in;
 
 pub use apply::{Applied, Change, STOP_GRACE};
-pub use containers::ENGINE_LOST_AFTER;
 pub use doctor::NodesExamined;
-pub use fleet::{Fleet, FleetConfig, OpenSpec, Parts, REPLICA_BEAT_EVERY, REPLICA_STALE_AFTER, target_of};
-pub use images::{PULLS_OF_USER_MAX, PullPlace, Pulls, login_context};
+pub use fleet::{
+    ENGINE_LOST_AFTER, Fleet, FleetConfig, OpenSpec, Parts, REPLICA_BEAT_EVERY, REPLICA_STALE_AFTER,
+    target_of,
+};
+pub use images::login_context;
 pub use memory::{MEMORY_COMMAND, read_memory};
 pub use metrics::Metrics;
 pub use networks::{Apps, ContainerNetworks, Firewalls};
 pub use nudge::{Nudge, Nudged};
 pub use provision::{NotProvisioned, Provisioned};
+pub use pulls::{PULLS_OF_USER_MAX, PullPlace, Pulls};
 pub use way_in::Probed;

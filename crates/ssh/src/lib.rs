@@ -17,6 +17,7 @@
 mod config;
 mod control_ca;
 mod dial;
+mod endpoint;
 mod error;
 mod exec;
 mod handler;
@@ -29,8 +30,9 @@ mod wire;
 pub use config::{PoolConfig, wall_clock_unix_s};
 pub use control_ca::{CaError, ControlCa};
 pub use dial::scan_host_key;
+pub use endpoint::Endpoint;
 pub use error::{Kind, Meaning, SshError, Stage};
 pub use exec::{ExecOutput, ExecRequest};
 pub use host_key::{HostKey, HostKeyError, Target};
 pub use pool::Pool;
-pub use stream::{Endpoint, NodeStream};
+pub use stream::NodeStream;

@@ -19,11 +19,12 @@ use zeroize::Zeroizing;
 use crate::config::PoolConfig;
 use crate::control_ca::ControlCa;
 use crate::dial::dial;
+use crate::endpoint::Endpoint;
 use crate::error::{Kind, SshError, Stage};
 use crate::exec::{ExecOutput, ExecRequest, follow};
 use crate::host_key::{HostKey, Identity, Target};
 use crate::session::Session;
-use crate::stream::{Endpoint, NodeStream};
+use crate::stream::NodeStream;
 
 const HANG_UP_LIMIT: Duration = Duration::from_millis(250);
 

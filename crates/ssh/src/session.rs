@@ -10,10 +10,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Link;
+use crate::endpoint::Endpoint;
 use crate::error::{Kind, SshError, Stage};
 use crate::handler::{NodeHandler, Seen};
 use crate::host_key::{HostKey, Identity};
-use crate::stream::Endpoint;
 
 /// Most announced host keys that a server is asked to prove.
 const ANNOUNCED_MAX: usize = 16;

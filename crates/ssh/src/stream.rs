@@ -1,7 +1,6 @@
 //! Byte streams to a node: to a Unix socket there, or to the standard input and output of a command.
 
 use std::io;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,17 +17,6 @@ use crate::session::Session;
 
 /// Largest number of bytes that the pump takes at once.
 const CHUNK_BYTES: usize = 32 * 1024;
-
-/// Far end of a byte stream.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Endpoint {
-    /// The Unix socket at this path; needs sshd's permission to forward.
-    Socket(String),
-    /// A TCP port that the node reaches; needs sshd's permission to forward.
-    Tcp(IpAddr, u16),
-    /// A command for the login shell of root. Visible to every user of the node: no secrets.
-    Command(String),
-}
 
 /// A byte stream to a node. Dropping it closes the channel.
 pub struct NodeStream {

@@ -1,5 +1,6 @@
 //! Release, extend, and looking a lease up.
 
+pub mod phases;
 mod rent;
 pub mod reply;
 pub mod request;

@@ -1,15 +1,15 @@
 //! What the API shows of leases.
 
 use crate::{
-    app::{containers::views::ContainerView, events::views::EventView},
+    app::{containers::views::ContainerView, events::views::EventView, leases::phases::shown},
     openapi::schemas,
 };
 use orion_domain::{
     LeaseId, NodeId, Timestamp, UserId,
     agent::DEADLINE_GRACE_S,
     lease::{Account, Holding, Lease, LeaseState, OnNodeLoss, Phase},
-    node::{Health, LinkState, Node, Sshd},
-    way_in::{login_works, one_line},
+    node::{Health, LinkState, Node, Sshd, login_works},
+    way_in::one_line,
 };
 use orion_store::{ContainerRow, Event, GpuRow, LeaseNodeEntry, LeaseRow};
 use serde::{Deserialize, Serialize};
@@ -83,15 +83,6 @@ impl RentalTicket {
             state: has_containers.then(|| shown(row.lease.state.phase())),
             containers: has_containers.then(|| containers.iter().filter_map(view).collect()),
         })
-    }
-}
-
-/// The state that the API names for a phase: it does not tell apart why a lease has no node yet; the reason does.
-pub const fn shown(phase: Phase) -> Phase {
-    match phase {
-        Phase::Requested | Phase::Scheduled | Phase::Queued => Phase::Provisioning,
-        Phase::Yielding => Phase::Migrating,
-        Phase::Provisioning | Phase::Active | Phase::Migrating | Phase::Releasing | Phase::Ended => phase,
     }
 }
 

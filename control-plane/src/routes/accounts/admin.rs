@@ -2,7 +2,7 @@
 
 use crate::{
     App,
-    app::{accounts::tokens::InviteRequest, leases::views::shown},
+    app::{accounts::tokens::InviteRequest, leases::phases::shown},
     auth::Admin,
     error::ApiError,
     openapi::schemas,

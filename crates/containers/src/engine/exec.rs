@@ -166,7 +166,7 @@ impl Exec {
         connection.upgrade();
         let upgraded = match timeout_at(until, hyper::upgrade::on(response)).await {
             Err(_elapsed) => return Err(EngineError::TimedOut(call.what)),
-            Ok(Err(error)) => return Err(crate::http::broken(&error)),
+            Ok(Err(error)) => return Err(crate::connection::broken(&error)),
             Ok(Ok(upgraded)) => upgraded,
         };
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));

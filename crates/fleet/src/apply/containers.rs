@@ -11,7 +11,7 @@ mod ports;
 
 use self::deadlines::KeptLease;
 use super::{Outcome, Stop, agent};
-use crate::Fleet;
+use crate::{Fleet, engine_words::with_source};
 use orion_containers::{ContainerPlacement, ContainerState, Engine, EngineError, EngineMeaning, GpuDevice};
 use orion_domain::{
     ContainerId, LeaseId, NodeId, Timestamp,
@@ -232,14 +232,6 @@ pub(crate) fn nothing_seen(row: &ContainerRow, node: NodeId) -> ContainerNews {
         exit: None,
         started_at: None,
         finished_at: None,
-    }
-}
-
-/// The error with what it rests on.
-pub(crate) fn with_source(error: &EngineError) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }
 

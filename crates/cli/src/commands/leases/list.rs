@@ -74,13 +74,6 @@ fn node(rental: &Rental) -> String {
     rental.node_name.clone().or_else(|| rental.node_id.map(|id| format!("node {id}"))).unwrap_or_default()
 }
 
-/// `active for 3 min: moved from node-1`: a state with its age and its reason.
-pub fn state(now: Timestamp, rental: &Rental) -> String {
-    let reason = rental.state_reason.as_deref().filter(|reason| !reason.is_empty());
-    let age = output::age(now, rental.state_since);
-    format!("{} for {age}{}", rental.state, reason.map(|reason| format!(": {reason}")).unwrap_or_default())
-}
-
 fn details(now: Timestamp, rental: &Rental) -> String {
     let mut facts = Table::without_heads();
     let mut fact = |name: &str, value: Option<String>| {
@@ -90,7 +83,7 @@ fn details(now: Timestamp, rental: &Rental) -> String {
     };
     fact("lease", Some(rental.rental_id.to_string()));
     fact("name", rental.name.clone());
-    fact("state", Some(state(now, rental)));
+    fact("state", Some(super::state(now, rental)));
     fact("node", Some(node(rental)));
     fact("address", Some(rental.address()));
     fact("account", rental.client_user.clone());

@@ -1,6 +1,6 @@
 //! `rent`, `ls`, `show`, `ssh`, `extend`, `release`: a user's leases.
 //!
-//! Lives here: how a lease is found by what the user calls it.
+//! Lives here: how a lease is found by what the user calls it, and its state in words.
 
 pub mod extend;
 pub mod list;
@@ -14,7 +14,9 @@ use crate::{
     client::{Client, escape},
     error::{CliError, Kind},
     model::{Rental, shape},
+    output,
 };
+use orion_domain::Timestamp;
 use serde_json::Value;
 
 /// A number or a name (or its beginning) of a lease, as clap checks it.
@@ -23,6 +25,13 @@ pub(super) fn lease_argument(text: &str) -> Result<String, String> {
         return Err("a lease is given by its number, its name, or the beginning of its name".into());
     }
     Ok(text.to_owned())
+}
+
+/// `active for 3 min: moved from node-1`: a state with its age and its reason.
+fn state(now: Timestamp, rental: &Rental) -> String {
+    let reason = rental.state_reason.as_deref().filter(|reason| !reason.is_empty());
+    let age = output::age(now, rental.state_since);
+    format!("{} for {age}{}", rental.state, reason.map(|reason| format!(": {reason}")).unwrap_or_default())
 }
 
 /// The lease that `wanted` means: its number, its name, or the beginning of exactly one lease's name.

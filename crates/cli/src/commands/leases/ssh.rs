@@ -1,6 +1,5 @@
 //! `ssh`: asks where the lease is now, pins that node's host keys, and becomes OpenSSH's client.
 
-use super::list;
 use crate::{
     client::Client,
     context::Context,
@@ -88,7 +87,7 @@ pub(super) async fn usable(
     }
     loop {
         let handle = rental.handle();
-        let state = list::state(context.now(), &rental);
+        let state = super::state(context.now(), &rental);
         match rental.state.as_str() {
             "releasing" | "ended" => {
                 return Err(CliError::new(Kind::Unavailable, format!("lease {handle} is over ({state})"))

@@ -1,7 +1,10 @@
 //! What the work on a node writes of its engine, there or not.
 
-use super::{LeasesLookedAt, Outcome, Stop, deadlines::KeptLease, unreached, with_source};
-use crate::{Applied, Fleet};
+use super::{LeasesLookedAt, Outcome, Stop, deadlines::KeptLease, unreached};
+use crate::{
+    Applied, Fleet,
+    engine_words::{told, with_source},
+};
 use orion_containers::{Engine, EngineError, EngineMeaning};
 use orion_ssh::Target;
 use orion_store::{ContainerRow, NodeClaim, StoreError};
@@ -26,7 +29,7 @@ impl Fleet {
         if claim.node.engine.is_none()
             && let Ok(info) = engine.info().await
         {
-            self.store.containers().engine_seen(claim.node.id, Some(&crate::engines::told(&info))).await?;
+            self.store.containers().engine_seen(claim.node.id, Some(&told(&info))).await?;
         }
         Ok(())
     }
