@@ -28,7 +28,7 @@ pub struct Route {
     pub access: Access,
     /// Whether it lasts: event streams and links have no time limit.
     pub lasts: bool,
-    /// Whether its body may describe containers, with their files: up to [`CONTAINER_BODY_MAX`].
+    /// Whether its body may describe containers, with their files: up to `CONTAINER_BODY_MAX`.
     pub has_containers: bool,
     pub(crate) handler: MethodRouter<App>,
 }
