@@ -258,9 +258,9 @@ pub struct Noun {
     listed_by: Option<&'static str>,
 }
 
-/// A node.
+/// Noun of a refusal that is about a node.
 pub const NODE: Noun = Noun { word: "node", listed_by: None };
-/// A webhook.
+/// Noun of a refusal that is about a webhook.
 pub const WEBHOOK: Noun = Noun { word: "webhook", listed_by: Some("GET /api/admin/webhooks") };
 
 impl Noun {

@@ -6,7 +6,7 @@ use axum::{http::Method, routing::MethodRouter};
 /// Callers allowed on a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Anyone.
+    /// Callers with and without a login.
     Anyone,
     /// Any account.
     User,
@@ -18,7 +18,7 @@ pub enum Access {
     Visitor,
 }
 
-/// One route.
+/// Method and path with their handler, and who may call it.
 pub struct Route {
     /// `GET`, `POST`, `PUT` or `DELETE`.
     pub method: Method,

@@ -1238,7 +1238,7 @@ export interface components {
              */
             fingerprint: string;
         };
-        /** @description An access token. */
+        /** @description Proof of a login, sent with each request. */
         AccessToken: {
             /** @description A JWT for `Authorization: Bearer`. It ends by itself after a day (`ORION_TOKEN_HOURS`), or at a logout. */
             token: string;
@@ -1668,7 +1668,7 @@ export interface components {
              */
             uses?: number | null;
         };
-        /** @description A join token. */
+        /** @description Secret with which machines register as nodes. */
         JoinToken: {
             /** Format: date-time */
             expires_at: string | null;

@@ -74,7 +74,7 @@ pub struct Reply {
     pub status: u16,
     /// The server's wish when to try again, in whole seconds.
     pub retry_after: Option<Duration>,
-    /// The body.
+    /// Body of the reply, read to its end.
     pub body: Bytes,
 }
 

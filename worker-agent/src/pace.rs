@@ -26,7 +26,7 @@ impl Backoff {
         Self { builder, running: builder.build(), longest }
     }
 
-    /// The next pause.
+    /// Returns the pause before the next try, longer each time.
     pub fn next_pause(&mut self) -> Duration {
         self.running.next().unwrap_or(self.longest).min(self.longest)
     }

@@ -1,5 +1,5 @@
-//! That doc comments say what they define: at least nine in ten begin with a verb or a noun, and none has an empty
-//! list of errors.
+//! That doc comments say what they define: at least nine in ten begin with a verb or a noun, none has an empty list of
+//! errors, and none is only the name of its item.
 
 use crate::checks;
 use orion_console::{Failure, Outcome, terminal};
@@ -13,18 +13,25 @@ const NEITHER: &str = " about above after also another anybody anything as at be
     only or over since so somebody something that their them then there these they this those to until up what when where \
     whether which while who whom whose why with without yet ";
 
+/// Words that may stand before the name of an item, and the empty one.
+const KEYWORDS: &str = "  pub crate super in async const unsafe static fn struct enum trait type mut ";
+
 /// Counts the doc comments of the Rust files by their first words.
 ///
 /// # Errors
-/// Names the comments that begin otherwise when they are more than a tenth, and each empty list of errors.
+/// Names the comments that begin otherwise when they are more than a tenth, each empty list of errors, and each comment
+/// that only repeats a name.
 pub fn check() -> Outcome {
     let (mut all, mut wrong, mut empty) = (0, Vec::new(), Vec::new());
     for path in checks::files()?.iter().filter(|path| path.extension().is_some_and(|kind| kind == "rs")) {
-        for (line, comment) in comments(&checks::read(path)?) {
+        for (line, comment, item) in comments(&checks::read(path)?) {
             all += 1;
             let place = format!("{}:{line}: {comment}", path.display());
             if has_empty_errors(&comment) {
                 empty.push(format!("{place}: say when it fails, or leave the section out"));
+            }
+            if repeats(&comment, &item) {
+                empty.push(format!("{place}: it only repeats the name; say shape, unit or meaning"));
             }
             if !begins_well(&comment) {
                 wrong.push(place);
@@ -39,15 +46,18 @@ pub fn check() -> Outcome {
     if share < SHARE_MIN { Err(Failure::new(wrong.join("\n"))) } else { Ok(()) }
 }
 
-/// The doc comments of a source, each with the number of its first line; its lines are kept, without `///`.
-fn comments(source: &str) -> Vec<(usize, String)> {
-    let mut found: Vec<(usize, String)> = Vec::new();
+/// The doc comments of a source, each with the number of its first line and the first line of its item, attributes passed
+/// over; its lines are kept, without `///`.
+fn comments(source: &str) -> Vec<(usize, String, String)> {
+    let mut found: Vec<(usize, String, String)> = Vec::new();
     let mut follows = false;
     for (text, line) in source.lines().zip(1..) {
-        let text = text.trim().strip_prefix("///").filter(|rest| !rest.starts_with('/')).map(str::trim);
+        let code = text.trim();
+        let text = code.strip_prefix("///").filter(|rest| !rest.starts_with('/')).map(str::trim);
         match (text, found.last_mut()) {
-            (Some(text), Some((_, comment))) if follows => *comment += &format!("\n{text}"),
-            (Some(text), _) => found.push((line, text.to_owned())),
+            (Some(text), Some((_, comment, _))) if follows => *comment += &format!("\n{text}"),
+            (Some(text), _) => found.push((line, text.to_owned(), String::new())),
+            (None, Some((_, _, item))) if item.is_empty() && !code.starts_with("#[") => code.clone_into(item),
             (None, _) => {}
         }
         follows = text.is_some();
@@ -58,6 +68,15 @@ fn comments(source: &str) -> Vec<(usize, String)> {
 fn begins_well(comment: &str) -> bool {
     let word = comment.split(|c: char| !c.is_alphanumeric()).find(|word| !word.is_empty()).unwrap_or("it");
     !NEITHER.contains(&format!(" {} ", word.to_lowercase()))
+}
+
+/// Whether a sentence is only an article and the name of the item; what stands in backticks is another name of it.
+fn repeats(comment: &str, item: &str) -> bool {
+    let said = comment.strip_suffix('.').unwrap_or_default().split_whitespace();
+    let said: String = said.filter(|word| !["The", "A", "An", "One"].contains(word)).collect();
+    let mut words = item.split(|c: char| !c.is_alphanumeric() && c != '_');
+    let name = words.find(|word| !KEYWORDS.contains(&format!(" {word} "))).unwrap_or_default();
+    !said.is_empty() && said.to_lowercase() == name.replace('_', "").to_lowercase()
 }
 
 /// Whether a section of errors says no more than the error's type, which stands in the signature.
@@ -74,12 +93,23 @@ mod tests {
     #[test]
     fn a_comment_is_its_lines_and_begins_with_a_verb_or_a_noun() {
         let source = "/// One.\n/// Two.\nfn a() {}\n    /// Three.\n    #[x]\n    /// Four.\n//// none\n";
-        let expected = [(1, "One.\nTwo.".to_owned()), (4, "Three.".to_owned()), (6, "Four.".to_owned())];
+        let found = |line, comment: &str, item: &str| (line, comment.to_owned(), item.to_owned());
+        let expected =
+            [found(1, "One.\nTwo.", "fn a() {}"), found(4, "Three.", ""), found(6, "Four.", "//// none")];
         assert_eq!(comments(source), expected);
         assert!(
             ["Returns it.", "Number of tries.", "`ssh -o`", "[`Store`] of it"].iter().all(|c| begins_well(c))
         );
         assert!(!["What it is.", "Its number.", "When.", "", "`How`"].iter().any(|c| begins_well(c)));
+    }
+
+    #[test]
+    fn a_comment_that_is_only_the_name_is_found() {
+        assert!(
+            repeats("The node.", "pub(crate) node: NodeId,") && repeats("One link.", "pub struct Link {")
+        );
+        assert!(repeats("The next uid.", "next_uid: Change<u32>,"));
+        assert!(!repeats("Number of the node.", "pub node: NodeId,") && !repeats("`always`.", "Always,"));
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub struct Parts {
     pub visitors: containers::visit::VisitorKeys,
     /// Failed logins.
     pub limiter: LoginLimiter,
-    /// Requests.
+    /// Requests, counted by who sends them.
     pub requests: RequestLimiter,
     /// Sign-ups, by site.
     pub sign_ups: Limit,

@@ -112,7 +112,7 @@ pub struct Container {
     /// Bytes of the step in all.
     #[serde(default)]
     pub bytes_total: Option<u64>,
-    /// The image.
+    /// Name of the image.
     #[serde(default)]
     pub image: String,
     /// Its ports that are reached from outside.
@@ -240,7 +240,7 @@ pub struct Node {
     /// The first of them; an older API shows no other.
     #[serde(default)]
     pub lease: Option<NodeLease>,
-    /// CPU cores.
+    /// Number of processor cores.
     #[serde(default)]
     pub cpu_cores: Option<u64>,
     /// Memory in mebibytes.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 /// Kind of a container engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EngineKind {
-    /// Docker.
+    /// Docker Engine, by its own API.
     Docker,
     /// Podman, by the API that it shares with Docker.
     Podman,

@@ -99,7 +99,7 @@ pub enum UserEvent {
     QuotasSet {
         /// User name of the account.
         username: String,
-        /// The quotas.
+        /// Quotas that hold from now on.
         #[serde(flatten)]
         quotas: Quotas,
     },
@@ -192,7 +192,7 @@ pub enum DatabaseEvent {
         nodes: u64,
         /// Leases that are not over.
         leases: u64,
-        /// The next uid.
+        /// Uid of the next account, before and after.
         next_uid: Change<u32>,
     },
 }

@@ -98,7 +98,7 @@ pub enum Action {
     },
     /// Make the account of a lease, or bring it to the wanted state.
     Create {
-        /// The lease.
+        /// Number of the lease.
         lease: LeaseId,
     },
 }

@@ -13,7 +13,7 @@ pub const KEX: [&str; 6] = [
     "ecdh-sha2-nistp384",
     "ecdh-sha2-nistp521",
 ];
-/// Ciphers.
+/// Names of the ciphers.
 pub const CIPHERS: [&str; 5] = [
     "aes256-gcm@openssh.com",
     "chacha20-poly1305@openssh.com",

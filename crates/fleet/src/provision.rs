@@ -16,7 +16,7 @@ const CLAIM_AGAIN: Duration = Duration::from_millis(100);
 /// ([`Fleet::provide_container`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Provisioned {
-    /// The lease.
+    /// Number of the lease.
     pub lease: LeaseId,
     /// The lease's node.
     pub node: NodeId,

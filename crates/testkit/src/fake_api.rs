@@ -14,7 +14,7 @@ pub struct Request {
     /// `POST /api/rent`
     pub line: String,
     headers: Vec<(String, String)>,
-    /// The body.
+    /// Body as text.
     pub body: String,
 }
 

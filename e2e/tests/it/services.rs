@@ -49,7 +49,7 @@ impl Services {
         Self { database, ..self }
     }
 
-    /// The database.
+    /// Returns the database that the services share.
     pub fn database(&self) -> &Database {
         &self.database
     }

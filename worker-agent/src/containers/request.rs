@@ -25,7 +25,7 @@ struct Body {
 pub struct Start {
     /// The user, as it stands in the container's name.
     pub user: String,
-    /// The image.
+    /// Name of the image.
     pub image: ImageName,
     /// Limits and port.
     pub wish: Wish,

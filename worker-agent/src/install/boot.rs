@@ -30,9 +30,9 @@ const TOOL_MAX: Duration = Duration::from_secs(60);
 /// Init system that starts services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Init {
-    /// systemd.
+    /// systemd, by a unit file.
     Systemd,
-    /// OpenRC.
+    /// OpenRC, by a script.
     Openrc,
     /// Absence of both: the agent is started by whoever runs the machine.
     None,

@@ -199,7 +199,7 @@ impl Settings {
         Ok(is_new)
     }
 
-    /// The files.
+    /// Returns the paths of the settings and of the secrets beside them.
     pub fn files(places: &Places) -> [PathBuf; 3] {
         ["agent.env", "join-token", "api-ca.pem"].map(|name| places.setting(name))
     }

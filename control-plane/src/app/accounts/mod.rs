@@ -42,7 +42,7 @@ impl App {
 pub struct NewAccount {
     /// The name.
     pub username: String,
-    /// The password.
+    /// Password in clear, as the client sent it.
     pub password: Secret,
     /// An invitation.
     pub invite: Option<Secret>,

@@ -11,7 +11,7 @@ const LOGINS_MAX: u32 = 50;
 
 /// A login, checked.
 pub struct LoginRequest {
-    /// The registry.
+    /// Host of the registry.
     pub registry: RegistryHost,
     /// Name of the user there.
     pub username: String,

@@ -12,7 +12,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// The lease that a clean node should keep open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// The lease.
+    /// Number of the lease.
     pub lease: LeaseId,
     /// Uid of the lease's account.
     pub uid: u32,

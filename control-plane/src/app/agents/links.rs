@@ -25,7 +25,7 @@ const REPLACED_MAX: usize = 4;
 /// See [`REPLACED_MAX`].
 const REPLACED_WITHIN: Duration = Duration::from_secs(60);
 
-/// One link.
+/// WebSocket of one agent to this replica, and what was last heard and said over it.
 pub struct Link {
     pub(super) epoch: i64,
     down: mpsc::Sender<ToAgent>,

@@ -57,7 +57,7 @@ pub struct CameFrom {
 pub struct Registered {
     /// Whether the node is new.
     pub created: bool,
-    /// The node.
+    /// Number of the node.
     pub node: NodeId,
     /// Token of the node, for a new node only.
     pub node_token: Option<Secret>,

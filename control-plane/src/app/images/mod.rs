@@ -31,7 +31,7 @@ impl App {
 /// A question about an image, checked.
 #[derive(Clone, Debug)]
 pub struct ImageTest {
-    /// The image.
+    /// Name of the image.
     pub image: ImageName,
     /// Platform whose size is wanted, such as `linux/arm64`.
     pub platform: Option<String>,

@@ -60,7 +60,7 @@ pub enum NotFound {
 /// What a question goes to: who may be dialled, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
-    /// The image.
+    /// Name of the image.
     pub image: &'a ImageName,
     /// What the operator says of its registry; never [`RegistryStanding::Refused`].
     pub standing: RegistryStanding,

@@ -50,7 +50,7 @@ const EVENTS_SHOWN: u32 = 200;
 /// Outcome of an extension.
 #[derive(Clone, Copy, Debug)]
 pub struct Extended {
-    /// The lease.
+    /// Number of the lease.
     pub lease: LeaseId,
     /// New end of the lease.
     pub until: Timestamp,

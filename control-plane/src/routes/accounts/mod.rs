@@ -50,7 +50,7 @@ pub struct SignUpBody {
     invite: Option<Secret>,
 }
 
-/// An access token.
+/// Proof of a login, sent with each request.
 #[derive(Serialize, ToSchema)]
 pub struct AccessToken {
     /// A JWT for `Authorization: Bearer`. It ends by itself after a day (`ORION_TOKEN_HOURS`), or at a logout.

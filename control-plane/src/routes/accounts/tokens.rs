@@ -74,7 +74,7 @@ impl TokenBody {
     }
 }
 
-/// A join token.
+/// Secret with which machines register as nodes.
 #[derive(Serialize, ToSchema)]
 pub struct JoinToken {
     #[schema(value_type = i64)]

@@ -49,7 +49,7 @@ pub struct ContainerState {
     pub container: Option<String>,
     /// Label with the incarnation.
     pub epoch: Option<u64>,
-    /// State.
+    /// State as the engine tells it.
     pub state: EngineState,
     /// End of its last run; none where it never ended.
     pub exit: Option<ContainerExit>,

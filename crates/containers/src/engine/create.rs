@@ -15,7 +15,7 @@ const LOG_FILES: &str = "2";
 /// All that a container gets beside its specification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerPlacement {
-    /// The lease.
+    /// Number of the lease.
     pub lease: LeaseId,
     /// The lease's ULID.
     pub lease_ulid: String,

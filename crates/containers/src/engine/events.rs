@@ -37,7 +37,7 @@ pub struct ContainerEvent {
     pub action: EventAction,
     /// The engine's id of the container.
     pub id: String,
-    /// Name.
+    /// Name of the container on its engine.
     pub name: String,
     /// ULID of the lease.
     pub lease: String,

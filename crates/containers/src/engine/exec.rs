@@ -30,13 +30,13 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 /// Size of a terminal in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TtySize {
-    /// Columns.
+    /// Width.
     pub columns: u16,
-    /// Rows.
+    /// Height.
     pub rows: u16,
 }
 
-/// A terminal.
+/// Pseudo-terminal in which a command runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terminal {
     /// Its size.

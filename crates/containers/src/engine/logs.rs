@@ -28,7 +28,7 @@ pub enum LogSource {
 pub struct LogChunk {
     /// Its stream.
     pub source: LogSource,
-    /// The bytes.
+    /// Output as the container wrote it.
     pub bytes: Bytes,
 }
 

@@ -6,7 +6,7 @@ const MARGIN: u64 = 4;
 /// Part of a disk that `free_mb_min` asks for at most: a small disk is no full one.
 const SMALL_PART: u64 = 5;
 
-/// A disk.
+/// Size of the file system on which an engine keeps its data, and what is free of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// Free space for root in MiB.

@@ -6,7 +6,7 @@ use crate::{LeaseId, reconcile::FINDINGS_MAX};
 /// Containers and network of one lease that a node should hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseContainers {
-    /// The lease.
+    /// Number of the lease.
     pub lease: LeaseId,
     /// The lease's ULID, [`super::LEASE_LABEL`].
     pub ulid: String,
@@ -45,7 +45,7 @@ pub enum WantedState {
 pub enum EngineState {
     /// Made, and never started.
     Created,
-    /// Running.
+    /// With a process that runs.
     Running,
     /// Standing still by somebody's order.
     Paused,
@@ -72,7 +72,7 @@ pub struct FoundContainer {
     pub container: Option<String>,
     /// Its [`super::EPOCH_LABEL`].
     pub epoch: Option<u64>,
-    /// State.
+    /// State as the engine tells it.
     pub state: EngineState,
 }
 
@@ -81,7 +81,7 @@ pub struct FoundContainer {
 pub struct FoundNetwork {
     /// The engine's id.
     pub id: String,
-    /// Name.
+    /// Name on the engine.
     pub name: String,
     /// Its [`super::LEASE_LABEL`].
     pub lease: Option<String>,
@@ -92,7 +92,7 @@ pub struct FoundNetwork {
 /// A volume that was found on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundVolume {
-    /// Name.
+    /// Name on the engine.
     pub name: String,
     /// Its [`super::LEASE_LABEL`].
     pub lease: Option<String>,
@@ -103,9 +103,9 @@ pub struct FoundVolume {
 pub struct FoundOnEngine {
     /// Containers, those that do not run included.
     pub containers: Vec<FoundContainer>,
-    /// Networks.
+    /// Networks with a label of Orion's.
     pub networks: Vec<FoundNetwork>,
-    /// Volumes.
+    /// Volumes with a label of Orion's.
     pub volumes: Vec<FoundVolume>,
 }
 
@@ -152,19 +152,19 @@ pub enum ContainerAction {
     },
     /// Make the network of a lease.
     CreateNetwork {
-        /// The lease.
+        /// Number of the lease.
         lease: LeaseId,
     },
     /// Make a container and start it if it should run.
     Create {
-        /// The lease.
+        /// Number of the lease.
         lease: LeaseId,
         /// ULID of the container.
         container: String,
     },
     /// Start a container that is there.
     Start {
-        /// The lease.
+        /// Number of the lease.
         lease: LeaseId,
         /// ULID of the container.
         container: String,

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ContainerSpec {
-    /// The image.
+    /// Name of the image.
     pub image: ImageName,
     /// Replaces the image's entrypoint; empty for the image's own.
     pub command: Vec<String>,

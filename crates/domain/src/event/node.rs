@@ -165,7 +165,7 @@ pub enum NodeEvent {
     QuarantineEnded {
         /// Reason of the quarantine that ended.
         reason: String,
-        /// The cause.
+        /// Cause of the quarantine that ended.
         cause: Option<QuarantineCause>,
         /// Start of the quarantine.
         since: Option<Timestamp>,

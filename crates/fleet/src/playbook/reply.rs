@@ -38,7 +38,7 @@ pub enum Reply {
     },
     /// The uid of a new lease is not above the highest that the node has seen; nothing was done.
     UidSeen {
-        /// The highest.
+        /// Highest uid that the node has seen.
         highest: u32,
     },
     /// The account's name is somebody else's on the node, or the node gives rights or ids of its own to it; no

@@ -62,7 +62,7 @@ pub enum Scope {
 /// A node with what decides what it must hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeAudit {
-    /// The node.
+    /// Row of the node.
     pub node: Node,
     /// The epoch of the last claim on it: a reader's, who takes none.
     pub epoch: u64,

@@ -39,7 +39,7 @@ impl Default for Kept {
 /// Data that can be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prunable {
-    /// Events.
+    /// Entries of the event log.
     Events,
     /// Leases that are over, with the nodes that they were on.
     Leases,

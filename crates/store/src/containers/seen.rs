@@ -17,7 +17,7 @@ pub struct ContainerNews {
     pub id: ContainerId,
     /// Its incarnation: what was seen of an older one is no news.
     pub incarnation: u64,
-    /// The node.
+    /// Number of the node.
     pub node: NodeId,
     /// The engine's id of it.
     pub engine_id: Option<String>,

@@ -10,7 +10,7 @@ use orion_domain::{LeaseId, NodeId, Timestamp, event::NodeEvent, lease::Phase};
 /// A node that is alive, and whose container engine does not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SilentEngine {
-    /// The node.
+    /// Number of the node.
     pub node: NodeId,
     /// Start of the silence.
     pub since: Timestamp,

@@ -14,7 +14,7 @@ pub enum StoreError {
     /// A row says something impossible.
     #[error("row {id} of table {table} is corrupt: {detail}")]
     Corrupt {
-        /// The table.
+        /// Name of the table.
         table: &'static str,
         /// The row's number.
         id: i64,

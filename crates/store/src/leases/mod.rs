@@ -49,7 +49,7 @@ impl Store {
 /// A lease with the node that it has, or had last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseRow {
-    /// The lease.
+    /// Row of the lease.
     pub lease: Lease,
     /// Its node; none if it had none yet, or that was forgotten.
     pub node: Option<Node>,
@@ -62,7 +62,7 @@ pub struct LeaseRow {
 /// A node that a lease has been on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseNodeEntry {
-    /// The node.
+    /// Number of the node.
     pub node: NodeId,
     /// Start of the lease's time on the node.
     pub at: Timestamp,

@@ -84,7 +84,7 @@ pub struct PlaceRequest {
 /// A lease on its node, which nobody has claimed for it yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// The lease.
+    /// Lease as it was when it got the node.
     pub lease: Lease,
     pub(super) node: NodeId,
     /// What the next claim on the node tells, if nothing happens to it before: without a token, and with the epoch

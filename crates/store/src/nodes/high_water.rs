@@ -51,9 +51,9 @@ pub struct HighWaterMarks {
 /// The uids that Orion gives to accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UidRange {
-    /// The first.
+    /// Lowest uid of the range.
     pub first: u32,
-    /// The last.
+    /// Highest uid of the range, which is given out, too.
     pub last: u32,
 }
 

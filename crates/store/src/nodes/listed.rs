@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, ColumnIndex, Decode, FromRow, Row, Type};
 /// A node of a page, and what is shown with it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListedNode {
-    /// The node.
+    /// Row of the node, as far as a page shows it.
     pub node: NodeSummary,
     /// Time at which a lease account was last seen to be let in; none if it never was.
     pub open_at: Option<Timestamp>,

@@ -224,7 +224,7 @@ impl Webhooks<'_> {
         Ok(transaction!(&self.store.db, |tx| { Ok(tx.exec(sql, values.clone()).await? == 1) })?)
     }
 
-    /// A delivery.
+    /// Returns the delivery with this number; none if there is none.
     pub async fn delivery(self, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
         let row = self.store.db.one::<DeliveryRecord>(delivery_sql("WHERE d.id = ?"), vals![id]).await?;
         row.map(Delivery::try_from).transpose()

@@ -47,7 +47,7 @@ pub struct NewWebhook {
     pub created_by: Option<UserId>,
 }
 
-/// A webhook.
+/// URL that is told of events, and how far it was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Webhook {
     /// Number of the webhook.
