@@ -8,7 +8,7 @@ use crate::{
     fleet::target_of,
     images::Image,
 };
-use orion_containers::{ContainerEvent, Engine, EngineError, EngineMeaning, EventAction};
+use orion_containers::{ContainerEvent, ContainerState, Engine, EngineError, EngineMeaning, EventAction};
 use orion_domain::{
     ContainerId, LeaseId, NodeId,
     container::{
@@ -27,6 +27,10 @@ const CLAIM_WAIT: Duration = Duration::from_secs(30);
 const LIST_EVERY: Duration = Duration::from_secs(60);
 /// Pause before an engine is followed again that could not be.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(2);
+/// Lines of its log that the reason of a container has that failed for good.
+const LAST_LINES: u32 = 5;
+/// Largest number of characters of them.
+const LAST_CHARACTERS: usize = 300;
 
 impl Fleet {
     /// Returns a container's specification, opened.
@@ -223,12 +227,37 @@ impl Fleet {
         // One of an older incarnation is about to go.
         let is_this =
             seen.epoch.is_some_and(|epoch| (row.oldest_incarnation..=row.incarnation).contains(&epoch));
-        if let Some(news) = news_of(row, &seen, nothing_seen(row, node)).filter(|_| is_this)
+        let mut news = news_of(row, &seen, nothing_seen(row, node)).filter(|_| is_this);
+        if let Some(news) = &mut news
+            && self.is_given_up(row, &seen)
+        {
+            news.phase = ContainerPhase::Failed;
+            let is_known = row.phase == ContainerPhase::Failed && row.finished_at == news.finished_at;
+            news.reason = if is_known {
+                row.reason.clone()
+            } else {
+                match last_words(engine, &seen).await {
+                    Ok(reason) => Some(reason),
+                    Err(error) => return Ok(Err(error)),
+                }
+            };
+        }
+        if let Some(news) = news
             && let Cas::Done(_) = self.store.containers().observed(&news, self.now()).await?
         {
             self.nudge.all();
         }
         Ok(Ok(()))
+    }
+
+    /// Whether a container failed again and again, and the engine starts it no more.
+    fn is_given_up(&self, row: &ContainerRow, seen: &ContainerState) -> bool {
+        let has_failed =
+            seen.state == EngineState::Exited && seen.exit.as_ref().is_some_and(|exit| exit.code != 0);
+        let policy = || self.spec_of(row).map(|spec| spec.restart);
+        has_failed
+            && row.wanted == Wanted::Started
+            && matches!(policy(), Ok(RestartPolicy::OnFailure { retries_max }) if seen.restarts >= u32::from(retries_max))
     }
 
     /// Writes that the engine of a node that lives does not answer, if that is what the error says.
@@ -359,6 +388,18 @@ impl Fleet {
         let Some(known) = self.store.nodes().get(node).await? else { return Ok(Err("no such node".into())) };
         Ok(target_of(&known).map(|target| self.engines.of(&target)))
     }
+}
+
+/// How the last run of a container ended, and the last lines of its log.
+async fn last_words(engine: &Engine, seen: &ContainerState) -> Result<String, EngineError> {
+    let chunks = engine.last_lines(&seen.id, LAST_LINES).await?;
+    let bytes: Vec<u8> = chunks.iter().flat_map(|chunk| chunk.bytes.iter().copied()).collect();
+    let log = String::from_utf8_lossy(&bytes);
+    let end = seen.exit.as_ref().map(ToString::to_string).unwrap_or_default();
+    // Of lines that are too long for a reason the end is kept.
+    let log: Vec<char> = log.trim_end().chars().collect();
+    let tail: String = log[log.len().saturating_sub(LAST_CHARACTERS)..].iter().collect();
+    Ok(format!("{end} after {} restarts; its log ends with: {tail}", seen.restarts))
 }
 
 /// Whether a container has a label and a name of Orion's, and none of these is it.

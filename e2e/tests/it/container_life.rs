@@ -108,6 +108,12 @@ async fn a_container_lives_on_a_leased_node_and_nothing_of_it_is_left_at_the_end
     ida.post(&path, shell("short", "sleep 1; exit 3")).await.expect(201);
     let ended = until(&ida, &format!("{path}/short"), "exited").await;
     assert_eq!((&ended["exit_code"], &ended["state_reason"]), (&json!(3), &json!("exited with 3")));
+    let mut broken = shell("broken", "echo it broke >&2; exit 9");
+    broken["restart"] = json!("on-failure:1");
+    ida.post(&path, broken).await.expect(201);
+    let failed = until(&ida, &format!("{path}/broken"), "failed").await;
+    let why = "exited with 9 after 1 restarts; its log ends with: it broke\nit broke";
+    assert_eq!((&failed["exit_code"], &failed["state_reason"]), (&json!(9), &json!(why)));
     let bad = json!({ "image": IMAGE, "name": "bad", "command": ["/no/such/program"] });
     let failed = ida.post(&path, bad).await.expect(201);
     assert_eq!(failed["state"], "failed", "{failed}");
