@@ -3,32 +3,50 @@
 use serde::Serialize;
 use sqlx::{FromRow, MySqlPool};
 
-/// Fields of a node in the reply of `GET /api/nodes`.
+/// Fields of a node of which the reply of `GET /api/nodes` is made.
 #[derive(Debug, FromRow, Serialize)]
 pub struct NodeRow {
     /// The node.
     pub id: i64,
+    open_at: Option<i64>,
     hostname: String,
-    addr: String,
-    ssh_port: i64,
+    addr: Option<String>,
+    ssh_port: Option<i64>,
+    host_keys: Option<String>,
+    seen_fingerprint: Option<String>,
+    admission: String,
     health: String,
     health_reason: String,
     health_since: i64,
-    admission: String,
     quarantine: Option<String>,
+    quarantine_since: Option<i64>,
     cordon: Option<String>,
+    drained_at: Option<i64>,
     link: String,
+    link_since: i64,
+    agent_sees_sshd: Option<i64>,
+    way_in: String,
+    way_in_reason: Option<String>,
+    way_in_since: i64,
+    clock_off_ms: Option<i64>,
     cpu_cores: Option<i64>,
     memory_mb: Option<i64>,
     gpus: String,
+    mac: Option<String>,
+    agent_version: Option<String>,
     tags: String,
     desired_version: i64,
     applied_version: i64,
-    mac: Option<String>,
-    agent_version: Option<String>,
-    host_keys: String,
-    seen_fingerprint: Option<String>,
+    cpu_milli: i64,
+    cpu_held: i64,
+    memory_capacity_mb: i64,
+    memory_held_mb: i64,
+    disk_full: Option<String>,
+    engine: Option<String>,
+    engine_down_since: Option<i64>,
+    registered_at: i64,
     last_clean_report: Option<String>,
+    reconcile_failures: i64,
     rental_id: Option<i64>,
     user_id: Option<i64>,
     leased_from: Option<i64>,
@@ -42,11 +60,14 @@ pub struct NodeRow {
 /// The database's.
 pub async fn nodes_page(pool: &MySqlPool, after: i64, limit: u32) -> Result<Vec<NodeRow>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT n.id, n.hostname, n.addr, n.ssh_port, n.health, n.health_reason, n.health_since, n.admission, \
-         n.quarantine, n.cordon, n.link, n.cpu_cores, n.memory_mb, n.gpus, n.tags, n.desired_version, \
-         n.applied_version, n.mac, n.agent_version, n.host_keys, n.seen_fingerprint, n.last_clean_report, \
-         l.id AS rental_id, l.user_id, l.leased_from, l.leased_until, l.state \
-         FROM nodes n LEFT JOIN leases l ON l.occupies_node = n.id WHERE n.id > ? ORDER BY n.id LIMIT ?",
+        "SELECT n.id, s.open_at, n.hostname, n.addr, n.ssh_port, n.host_keys, n.seen_fingerprint, \
+         n.admission, n.health, n.health_reason, n.health_since, n.quarantine, n.quarantine_since, n.cordon, \
+         n.drained_at, n.link, n.link_since, n.agent_sees_sshd, n.way_in, n.way_in_reason, n.way_in_since, \
+         n.clock_off_ms, n.cpu_cores, n.memory_mb, n.gpus, n.mac, n.agent_version, n.tags, n.desired_version, \
+         n.applied_version, n.cpu_milli, n.cpu_held, n.memory_capacity_mb, n.memory_held_mb, n.disk_full, \
+         n.engine, n.engine_down_since, n.registered_at, n.last_clean_report, n.reconcile_failures, l.id AS \
+         rental_id, l.user_id, l.leased_from, l.leased_until, l.state FROM nodes n LEFT JOIN node_seen s ON \
+         s.node_id = n.id LEFT JOIN leases l ON l.id = n.whole_lease WHERE n.id > ? ORDER BY n.id LIMIT ?",
     )
     .bind(after)
     .bind(limit)
