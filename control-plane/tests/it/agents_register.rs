@@ -4,7 +4,7 @@ use crate::{
     api::{Api, Database, Reply},
     on_both_databases,
 };
-use futures_util::SinkExt as _;
+use futures_util::{SinkExt as _, StreamExt as _};
 use orion_control_plane::crypto::sha256_hex;
 use orion_domain::{NodeId, node::LinkState};
 use orion_testkit::{KeyPair, wait_until};
@@ -294,6 +294,43 @@ async fn a_link_needs_a_node_token_that_is_known() {
     assert!(problem["detail"].is_string(), "known, but no WebSocket");
     let forgotten = api.get("/api/workers/link", "orion-node_forgotten").await.problem(401);
     assert_eq!(forgotten["forgotten"], true, "the agent registers again then");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_words_change_without_end_writes_no_more_than_its_share() {
+    let api = Api::start(Database::Sqlite).await;
+    let join = api.join_token().await;
+    let created = api.post(REGISTER, &join, &api.worker("w1", &KeyPair::generate())).await.expect(201);
+    let node = NodeId(created["node_id"].as_i64().expect("a number"));
+    let mut link = api.open_link(created["node_token"].as_str().expect("a node token")).await;
+    let hello = json!({ "type": "hello", "agent_version": "1", "boot_id": "kernel-1" });
+    link.send(Message::text(hello.to_string())).await.expect("sent");
+    let begun = std::time::Instant::now();
+    for number in 0..500 {
+        let way_in = json!({ "open": number % 2 == 0, "reason": format!("reason {number}") });
+        let beat = json!({ "type": "beat", "seq": number, "load_percent": 1, "sshd": number % 2 == 0, "way_in": way_in });
+        link.send(Message::text(beat.to_string())).await.expect("sent");
+    }
+    // The last beat was taken once its answer is there.
+    let answered = async {
+        while let Some(Ok(message)) = link.next().await {
+            if message.to_text().is_ok_and(|text| text.contains("499")) {
+                return true;
+            }
+        }
+        false
+    };
+    assert_eq!(
+        tokio::time::timeout(Duration::from_secs(60), answered).await,
+        Ok(true),
+        "it is heard to the end"
+    );
+    let events = api.app.store.events().of_node(node, 1_000).await.expect("readable");
+    let told = events
+        .iter()
+        .filter(|event| event.kind.starts_with("node.agent_sshd") || event.kind.starts_with("node.way_in"));
+    let (told, share) = (told.count(), 12 + begun.elapsed().as_secs() / 5);
+    assert!(told >= 2 && told as u64 <= share, "{told} events of 1,000 changes; its share is {share}");
 }
 
 async fn a_copy_of_a_node_is_refused_while_the_link_of_the_node_is_up(api: Api) {
