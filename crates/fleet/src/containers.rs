@@ -135,23 +135,18 @@ impl Fleet {
         node: NodeId,
         rows: &[ContainerRow],
     ) -> Result<Result<(), EngineError>, StoreError> {
-        let looked = self.look_at_containers(engine, node, rows).await?;
-        let strays = match &looked {
-            Ok(()) => {
-                engine.list_containers().await.map(|listed| listed.iter().any(|found| is_stray(found, rows)))
-            }
-            Err(_) => return Ok(looked),
-        };
-        match strays {
+        let listed = match engine.list_containers().await {
+            Ok(listed) => listed,
             Err(error) => return Ok(Err(error)),
-            Ok(false) => {}
-            Ok(true) => {
-                if let Some(claim) = self.claim_node(node).await? {
-                    self.apply_or_leave(&claim, Change::Unknown).await?;
-                }
-            }
+        };
+        let looked = self.look_at_listed(engine, node, rows, &listed).await?;
+        if looked.is_ok()
+            && listed.iter().any(|found| is_stray(found, rows))
+            && let Some(claim) = self.claim_node(node).await?
+        {
+            self.apply_or_leave(&claim, Change::Unknown).await?;
         }
-        Ok(Ok(()))
+        Ok(looked)
     }
 
     async fn act_on_event(
@@ -187,10 +182,19 @@ impl Fleet {
         if rows.is_empty() {
             return Ok(Ok(()));
         }
-        let listed = match engine.list_containers().await {
-            Ok(listed) => listed,
-            Err(error) => return Ok(Err(error)),
-        };
+        match engine.list_containers().await {
+            Ok(listed) => self.look_at_listed(engine, node, rows, &listed).await,
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    async fn look_at_listed(
+        &self,
+        engine: &Engine,
+        node: NodeId,
+        rows: &[ContainerRow],
+        listed: &[FoundContainer],
+    ) -> Result<Result<(), EngineError>, StoreError> {
         for row in rows {
             let Some(found) = listed.iter().find(|found| found.container.as_ref() == Some(&row.uid)) else {
                 // Somebody removed it behind Orion's back, or the engine lost it: it is made again.

@@ -149,12 +149,9 @@ struct Row {
 
 impl Refusing {
     /// Whether the node refuses for good: six times in a row for what does not pass by itself, or at least as often
-    /// and for
-    /// five minutes for whatever cause. Any other outcome ends the row: a success, a node that was not reached, and
-    /// what
-    /// others left there. `applied` is none where the work was for no lease whose login worked; `failures` is how
-    /// often in
-    /// a row the node could not be brought in order before.
+    /// and for five minutes for whatever cause. Any other outcome ends the row: a success, a node that was not
+    /// reached, and what others left there. `applied` is none where the work was for no lease whose login worked;
+    /// `failures` is how often in a row the node could not be brought in order before.
     fn is_given_up(&self, id: NodeId, applied: Option<&Applied>, failures: u32, now: Instant) -> bool {
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let lasts = match applied {

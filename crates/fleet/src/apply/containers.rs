@@ -411,8 +411,12 @@ impl<'a> Work<'a> {
 
     /// Writes that a container waits for its image: it is not on the node, or not for this user.
     async fn without_image(&self, row: &ContainerRow) -> Result<bool, Stop> {
-        let reason = Some("its image is not on the node".to_owned());
-        let news = ContainerNews { reason, ..nothing_seen(row, self.claim.node.id) };
+        self.waits(row, "its image is not on the node".to_owned()).await
+    }
+
+    /// Writes what a container waits for, before it can be made or started. Always false.
+    async fn waits(&self, row: &ContainerRow, reason: String) -> Result<bool, Stop> {
+        let news = ContainerNews { reason: Some(reason), ..nothing_seen(row, self.claim.node.id) };
         self.fleet.store.containers().observed(&news, self.fleet.now()).await?;
         Ok(false)
     }

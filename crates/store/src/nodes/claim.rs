@@ -3,7 +3,7 @@
 //! A claim is taken in one short transaction, or one statement after a placement; the slow work happens outside; the result is written
 //! `WHERE claim_token = ?`. The epoch that comes with a claim only grows, and nodes refuse an older one.
 
-use super::Nodes;
+use super::{NodeChange, Nodes};
 use crate::{
     engine::{CommitMarker, Result, StoreError, Tx, Val, each, transaction, vals},
     events::new_ulid,
@@ -90,8 +90,7 @@ impl Tx {
 
 impl Nodes<'_> {
     /// Claims a node for `ttl` to bring it in order. `None`: somebody else works on it or is about to, because a
-    /// lease was
-    /// just placed there; it does not exist; or it is drained and its lease has just set out for another node (see
+    /// lease was just placed there; it does not exist; or it is drained and its lease has just set out for another node (see
     /// [`crate::Nodes::dirty`]).
     pub async fn claim(
         self,
@@ -164,12 +163,9 @@ impl Nodes<'_> {
 
     /// Has a node looked at once more: work on its containers was done under a claim that was lost meanwhile, and what it made
     /// last may be there though nobody knows of it.
-    pub async fn look_again(self, id: NodeId) -> Result<(), StoreError> {
-        Ok(transaction!(&self.store.db, |tx| {
-            let sql =
-                "UPDATE nodes SET desired_version = desired_version + 1, version = version + 1 WHERE id = ?";
-            tx.exec(sql, vals![id]).await.map(|_| ())
-        })?)
+    pub async fn look_again(self, id: NodeId, now: Timestamp) -> Result<(), StoreError> {
+        let change = || NodeChange { sets: "desired_version = desired_version + 1", ..NodeChange::default() };
+        self.write(id, now, change).await.map(|_| ())
     }
 
     /// Gives a claim back without a result; nothing happens if it was lost.

@@ -18,7 +18,7 @@ impl Fleet {
         applied: &Result<Applied, StoreError>,
     ) -> Result<(), StoreError> {
         if claim.has_containers && matches!(applied, Ok(Applied::Superseded)) {
-            self.store.nodes().look_again(claim.node.id).await?;
+            self.store.nodes().look_again(claim.node.id, self.now()).await?;
             self.nudge.all();
         }
         Ok(())

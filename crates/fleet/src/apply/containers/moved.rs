@@ -1,8 +1,8 @@
 //! Containers of a lease that moved: the old ones end before the new ones start.
 
-use super::{Stop, Work, nothing_seen, unreached};
-use orion_domain::container::ContainerPhase;
-use orion_store::{ContainerNews, ContainerRow, Wanted};
+use super::{Stop, Work, unreached};
+use orion_domain::container::{DesiredContainer, WantedState};
+use orion_store::ContainerRow;
 
 impl Work<'_> {
     /// Ends the containers of a lease that moved on the nodes that it comes from, once each of them can be made here. False:
@@ -23,28 +23,23 @@ impl Work<'_> {
             self.alone.insert(row.lease);
             return Ok(true);
         };
-        let reason = Some(format!("it waits for the end of the one before: {why}"));
-        let news = ContainerNews { reason, ..nothing_seen(row, self.claim.node.id) };
-        self.fleet.store.containers().observed(&news, self.fleet.now()).await?;
-        Ok(false)
+        self.waits(row, format!("it waits for the end of the one before: {why}")).await
     }
 
     /// Whether a container of the lease that is to end elsewhere cannot be made here yet. One that failed here is not waited
     /// for.
     async fn misses_an_image(&self, row: &ContainerRow) -> Result<bool, Stop> {
-        let is_to_run = |other: &&ContainerRow| {
-            let is_over = matches!(other.phase, ContainerPhase::Exited | ContainerPhase::Failed);
-            other.lease == row.lease
-                && other.id != row.id
-                && match other.wanted {
-                    Wanted::Started => !is_over,
-                    Wanted::Restarted => true,
-                    Wanted::Stopped | Wanted::Removed => false,
-                }
+        let of_lease = self.desired.iter().filter(|desired| desired.lease == row.lease);
+        let is_to_run = |container: &&DesiredContainer| match container.wanted {
+            WantedState::Started | WantedState::Restarted => container.ulid != row.uid,
+            WantedState::Stopped => false,
         };
+        let missing = of_lease.flat_map(|desired| &desired.containers).filter(is_to_run);
         let (images, node) = (self.fleet.store.images(), self.claim.node.id);
-        for other in self.rows.iter().filter(is_to_run).filter(|other| !self.there.contains(&other.uid)) {
-            let Ok(spec) = self.fleet.spec_of(other) else { continue };
+        for container in missing.filter(|container| !self.there.contains(&container.ulid)) {
+            let Some(Ok(spec)) = self.row(&container.ulid).map(|row| self.fleet.spec_of(row)) else {
+                continue;
+            };
             if spec.overlap {
                 continue;
             }
