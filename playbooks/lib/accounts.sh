@@ -163,7 +163,7 @@ locked_by() {
     fi
   done
   inode=$(stat -c %i /etc/.pwd.lock 2>/dev/null) || return 0
-  awk -v inode=":$inode$" '$6 ~ inode && $4 == "WRITE" {
+  awk -v inode=":$inode$" '$2 == "POSIX" && $6 ~ inode && $4 == "WRITE" {
     printf "the account files are locked by PID %s (/etc/.pwd.lock)", $5; exit }' /proc/locks 2>/dev/null || :
 }
 
