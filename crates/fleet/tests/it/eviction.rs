@@ -329,12 +329,9 @@ fn a_process_that_cannot_be_killed_is_named_and_the_door_is_shut_all_the_same() 
         node.sh("! command -v usermod >/dev/null || usermod -e 2099-12-31 alice");
         node.as_user(&alice, "echo x >/tmp/mine; setsid sleep 4711 >/dev/null 2>&1 &");
         node.wait_until("it sleeps", "grep -qs 471[1] /proc/[0-9]*/cmdline");
-        for entry in std::fs::read_dir("/proc").expect("it is there").flatten() {
-            let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-            if status.contains("\nUid:\t200017") {
-                std::fs::write(format!("{freezer}/cgroup.procs"), entry.file_name().to_str().expect("a pid"))
-                    .expect("moved");
-            }
+        // Other tests' processes have the uid, too.
+        for pid in node.seen_from_outside(200_017) {
+            std::fs::write(format!("{freezer}/cgroup.procs"), pid).expect("moved");
         }
         std::fs::write(format!("{freezer}/freezer.state"), "FROZEN").expect("frozen");
         let why = refused(node.play(playbooks().delete_user(), 1, &alice.name_and_uid()), 70);

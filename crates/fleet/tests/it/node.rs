@@ -119,6 +119,19 @@ impl Node {
         child.wait()
     }
 
+    /// Returns the processes of a uid in this node, by their numbers outside of it.
+    pub fn seen_from_outside(&self, uid: u32) -> Vec<String> {
+        let pid_namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/pid")).ok();
+        let inside = pid_namespace(&self.init.to_string());
+        let has_uid = |process: &String| {
+            let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+            status.contains(&format!("\nUid:\t{uid}\t"))
+        };
+        let entries = fs::read_dir("/proc").expect("it is there").flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|process| pid_namespace(process) == inside && has_uid(process)).collect()
+    }
+
     /// Starts a command line; the caller feeds standard input and waits.
     pub fn spawn(&self, command: &str) -> Running {
         let (stdout, stderr) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
