@@ -3,7 +3,8 @@
 
 use crate::{
     broken::{Broken, Context as _},
-    site::{Site, dies_with_us},
+    child::dies_with_us,
+    site::Site,
 };
 use orion_fleet::playbook::{Playbook, Playbooks};
 use orion_testkit::{KeyPair, Worker, random_word};

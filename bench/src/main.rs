@@ -13,6 +13,7 @@ mod ansible;
 mod api;
 mod bare;
 mod broken;
+mod child;
 mod coverage;
 mod fake_fleet;
 mod figure;

@@ -2,9 +2,9 @@
 
 use crate::{
     broken::{Broken, Context as _},
+    child::{dies_with_us, log_tail, program},
     ground::Ground,
     plan::Options,
-    site::{dies_with_us, log_tail, program},
 };
 use std::{
     fs::{self, File},

@@ -6,19 +6,20 @@
 use crate::{
     api::Api,
     broken::{Broken, Context as _},
+    child::{dies_with_us, log_tail, program},
     plan::Options,
     progress::Progress,
 };
 use orion_testkit::{Agent, KeyPair, Worker, Workers, free_port, random_word};
 use sqlx::{SqlitePool, sqlite::SqliteConnectOptions};
 use std::{
-    fs::{self, File},
+    fs::File,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 /// Longest wait for the system to start or to calm down.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -160,24 +161,6 @@ impl Site {
     }
 }
 
-/// The last lines of a log.
-pub fn log_tail(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(15)..].join("\n")
-}
-
-/// A program that was built.
-///
-/// # Errors
-/// When it was not.
-pub fn program(bin_dir: &Path, name: &str) -> Result<PathBuf, Broken> {
-    let path = bin_dir.join(name);
-    path.canonicalize()
-        .context(&path.display().to_string())
-        .map_err(|error| error.hint("cargo xtask bench builds it; or: cargo build --release"))
-}
-
 fn start_up(
     orion: &Path,
     listen: &str,
@@ -207,13 +190,6 @@ fn start_up(
         .stderr(log)
         .spawn()
         .context("starting orion up")
-}
-
-/// A command whose process gets SIGKILL when this process ends, however it ends.
-pub fn dies_with_us(program: &std::ffi::OsStr) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program).kill_on_drop(true);
-    command
 }
 
 async fn wait_until_healthy(api: &Api, log: &Path) -> Result<(), Broken> {

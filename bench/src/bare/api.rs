@@ -3,8 +3,8 @@
 use super::rows;
 use crate::{
     broken::{Broken, Context as _},
+    child::dies_with_us,
     ground::CONNECTIONS,
-    site::dies_with_us,
 };
 use axum::{
     Json, Router,

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     broken::{Broken, Context as _},
-    site::dies_with_us,
+    child::dies_with_us,
 };
 use clap::Args;
 use serde_json::{Value, json};

@@ -1,6 +1,5 @@
 //! A control plane in this process on a database of its own, with the same live content on each.
 
-use super::tasks::tell;
 use crate::{
     broken::{Broken, Context as _},
     ground::{PUBLIC_KEY, place, register_in},
@@ -15,7 +14,7 @@ use orion_service::{
     assemble::{Settings, assemble},
     sealed::MasterKey,
 };
-use orion_store::{EventTail, NewEvent, NewWebhook, Store};
+use orion_store::{EventTail, NewEvent, NewWebhook, Store, StoreError};
 use orion_testkit::MariaDb;
 use sqlx::{
     AssertSqlSafe, MySqlPool, SqlitePool,
@@ -187,7 +186,7 @@ impl Side {
         self.end(last).await?;
         self.ended = last;
         for _ in 0..EVENTS {
-            tell(self).await.context("an event")?;
+            self.tell().await.context("an event")?;
         }
         for node in &self.nodes {
             let change =
@@ -213,6 +212,23 @@ impl Side {
             Sql::MariaDb(_) => self.sql.run("ANALYZE TABLE events, leases, lease_nodes").await,
             Sql::Sqlite(_) => self.sql.run("PRAGMA wal_checkpoint(TRUNCATE)").await,
         }
+    }
+
+    /// Writes an event of the first node and the first lease.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn tell(&self) -> Result<(), StoreError> {
+        let event = NewEvent::new(LeaseEvent::Extended { until: self.now() })
+            .of_node(self.first_node())
+            .of_user(self.tenant)
+            .of_lease(self.leases.first().copied());
+        self.store().events().append(&event, self.now()).await
+    }
+
+    /// The node that tasks ask about.
+    pub fn first_node(&self) -> NodeId {
+        self.nodes.first().copied().unwrap_or(NodeId(0))
     }
 
     async fn told(&self, event: NewEvent) -> Result<(), Broken> {

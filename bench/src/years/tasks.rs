@@ -3,8 +3,8 @@
 use super::{Case, side::Side};
 use crate::{broken::Context as _, ground::place};
 use futures_util::future::BoxFuture;
-use orion_domain::{NodeId, Timestamp, event::LeaseEvent, lease::EndReason};
-use orion_store::{EventTail, Kept, NewEvent, Prunable, Scope, Sighting, StoreError};
+use orion_domain::{Timestamp, lease::EndReason};
+use orion_store::{EventTail, Kept, Prunable, Scope, Sighting, StoreError};
 use std::time::{Duration, Instant};
 
 /// Number of rows that a look reads, as in the scheduler's tasks.
@@ -52,7 +52,7 @@ pub fn cases() -> Vec<Case> {
         "nodes.by_ids" => |side, n| side.store().nodes().by_ids(&side.nodes);
         "nodes.all" => |side, n| side.store().nodes().all();
         "nodes.addresses" => |side, n| side.store().nodes().addresses();
-        "nodes.get" => |side, n| side.store().nodes().get(first(side));
+        "nodes.get" => |side, n| side.store().nodes().get(side.first_node());
         "leases.get" => |side, n| side.store().leases().get(side.ended);
         "leases.due" => |side, n| side.store().leases().due(side.now(), AT_ONCE);
         "leases.next_due" => |side, n| side.store().leases().next_due(side.now());
@@ -78,10 +78,10 @@ pub fn cases() -> Vec<Case> {
         "cluster.sweep_peer_probes" => |side, n| side.store().cluster().sweep_peer_probes(recently(side));
         "nodes.touch_seen" => |side, n| {
             let seen = Sighting { last_seen: side.now(), open_at: None };
-            async move { side.store().nodes().touch_seen(&[(first(side), seen)]).await }
+            async move { side.store().nodes().touch_seen(&[(side.first_node(), seen)]).await }
         };
         "admin.audit" => |side, n| side.store().admin().audit(Scope::Recent, side.now());
-        "admin.audit_node" => |side, n| side.store().admin().audit_node(first(side));
+        "admin.audit_node" => |side, n| side.store().admin().audit_node(side.first_node());
         "leases.end_request" => |side, n| {
             async move { side.store().leases().end_request("no such", &EndReason::Expired, side.now()).await }
         };
@@ -102,7 +102,7 @@ pub fn cases() -> Vec<Case> {
         "nodes.gone" => |side, n| side.store().nodes().gone(&side.nodes);
         "leases.on_nodes" => |side, n| side.store().leases().on_nodes(&side.nodes);
         "idempotency.sweep" => |side, n| side.store().idempotency().sweep(side.now());
-        "events.append" => |side, n| async move { tell(side).await };
+        "events.append" => |side, n| side.tell();
         "EventTail of a stream that begins" => |side, n| EventTail::from_now(side.store());
         "EventTail of a stream that goes on" => |side, n| async move {
             let last = EventTail::from_now(side.store()).await?.position();
@@ -110,7 +110,7 @@ pub fn cases() -> Vec<Case> {
         };
         "EventTail that gives what is new" => |side, n| async move {
             let mut tail = EventTail::from_now(side.store()).await?;
-            tell(side).await?;
+            side.tell().await?;
             tail.poll(side.store()).await
         };
     }
@@ -126,21 +126,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-fn first(side: &Side) -> NodeId {
-    side.nodes.first().copied().unwrap_or(NodeId(0))
-}
-
 fn recently(side: &Side) -> Timestamp {
     side.now().minus(Duration::from_secs(10))
-}
-
-/// Writes an event of the first node and the first lease.
-pub async fn tell(side: &Side) -> Result<(), StoreError> {
-    let event = NewEvent::new(LeaseEvent::Extended { until: side.now() })
-        .of_node(first(side))
-        .of_user(side.tenant)
-        .of_lease(side.leases.first().copied());
-    side.store().events().append(&event, side.now()).await
 }
 
 /// A rental, as far as it is the database's: the last node is free for it, and only for it.
