@@ -16,7 +16,7 @@ mod story;
 mod summary;
 mod system;
 
-use options::{DemoOptions, USAGE};
+use options::{DemoOptions, Subject, USAGE};
 use orion_console::{Failure, Outcome, terminal};
 use place::Place;
 use std::{env, process::ExitCode};
@@ -58,7 +58,10 @@ fn demo(options: &DemoOptions) -> Outcome {
 
 fn play(system: &mut System, options: &DemoOptions) -> Outcome {
     let mut story = Story::new(system)?;
-    let outcome = story.play();
+    let outcome = match story.system.subject {
+        Subject::Lease | Subject::Fleet => story.play(),
+        Subject::Containers => containers::play(&mut story),
+    };
     let (step, times, passwords) = (story.step(), story.times(), story.passwords());
     match outcome {
         Ok(()) if options.once => {

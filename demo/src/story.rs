@@ -2,7 +2,7 @@
 //! [`super::moving`]. The story of containers begins with the same steps, and goes on in [`super::containers`].
 
 use super::{
-    containers, interrupt,
+    interrupt,
     options::Subject,
     shell::{Reply, Shell},
     system::{LAUNCH, System},
@@ -93,18 +93,11 @@ impl<'system> Story<'system> {
         })
     }
 
-    /// Tells all of it.
+    /// Tells that of a lease from start to end.
     ///
     /// # Errors
     /// When anything is not as it should be.
     pub fn play(&mut self) -> Outcome {
-        match self.system.subject {
-            Subject::Lease | Subject::Fleet => self.play_lease(),
-            Subject::Containers => containers::play(self),
-        }
-    }
-
-    fn play_lease(&mut self) -> Outcome {
         self.begin("Start Orion: API, scheduler and status page in one process");
         self.start(&[])?;
         self.start_workers()?;
