@@ -1,6 +1,9 @@
 //! What goes wrong in the simulated world.
 
-use super::world::{Machine, World, wall};
+use super::{
+    clock::wall,
+    world::{Machine, World},
+};
 use crate::{
     brake::Brake,
     node::{Transport, tests::sshd},

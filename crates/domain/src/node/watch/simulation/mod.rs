@@ -5,6 +5,9 @@
 //! A failure prints its seed and what happened last; `SEED=… cargo test -p orion-domain simulation` runs that one alone.
 
 mod chaos;
+mod clock;
+mod driving;
+mod event;
 mod reference;
 mod scheduler;
 mod turns;

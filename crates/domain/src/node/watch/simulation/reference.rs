@@ -84,7 +84,7 @@ impl Record {
         ensure(!standing.clock_off, "this machine's clock is off")?;
         let brake = standing.brake.as_ref().ok_or("the brake was not read yet")?;
         ensure(brake.engaged.is_none(), "the brake is on")?;
-        let ago = |then: crate::Timestamp| now.saturating_sub(super::world::millis(then));
+        let ago = |then: crate::Timestamp| now.saturating_sub(super::clock::millis(then));
         ensure(ago(standing.probing_since) >= 5_000, "the scheduler has just started or resumed")?;
         ensure(standing.taken_over.is_none_or(|then| ago(then) >= 5_000), "it was just taken over")?;
         let sick = failures.kind == Failure::Sick;
@@ -104,7 +104,7 @@ impl Record {
         ensure(node.health != Health::Dead, "it is dead already")?;
         let lasted = now - seen.first;
         let unknown_for = |least: u64| match link {
-            LinkPath::Unknown { since } => now.saturating_sub(super::world::millis(since)) >= least,
+            LinkPath::Unknown { since } => now.saturating_sub(super::clock::millis(since)) >= least,
             LinkPath::None | LinkPath::Up { .. } | LinkPath::Lost => false,
         };
         match seen.kind {

@@ -1,31 +1,14 @@
 //! The turns to write: a scheduler lets only so many of its watches write at once, and the others wait in a row.
 
-use super::world::{Effect, Event, World};
-use std::collections::VecDeque;
+use super::{
+    event::{Effect, Event},
+    scheduler::Waiting,
+    world::World,
+};
 
-/// Watches of a scheduler that write at once: fewer than in real life, so that turns run out among a few nodes.
-const TURNS: usize = 2;
 /// Wait for a turn, in milliseconds, that counts as one without end: those before it may be slow, and the scheduler
 /// suspended meanwhile.
 const WAIT_MAX: u64 = 60_000;
-
-/// The turns of one scheduler.
-pub struct Turns {
-    free: usize,
-    waiting: VecDeque<Waiting>,
-}
-
-struct Waiting {
-    node: usize,
-    watch: u64,
-    since: u64,
-}
-
-impl Turns {
-    pub fn new() -> Self {
-        Self { free: TURNS, waiting: VecDeque::new() }
-    }
-}
 
 impl World {
     /// Gives a watch a turn after `delay` milliseconds; where none is free, when one is given back.

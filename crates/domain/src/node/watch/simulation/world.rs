@@ -1,16 +1,16 @@
 //! The simulated world: machines, their agents' links, the database, and schedulers that share the nodes. Time is a
 //! number of milliseconds, and what happens is a queue of events.
 
-use super::{reference::SICK_FOR_MS, scheduler::Scheduler};
+use super::{clock::wall, event::Event, reference::SICK_FOR_MS, scheduler::Scheduler};
 use crate::random::Random;
 use crate::{
-    NodeId, Timestamp,
+    NodeId,
     brake::{Brake, BrakeChange, Engaged},
     health::{Failure, HealthPolicy, LinkPath},
     node::{
         Admission, Health, LinkState, LockOrder, Node,
         tests::free_node,
-        watch::{PeerVerdict, ProbeResult, WatchPolicy},
+        watch::{ProbeResult, WatchPolicy},
     },
 };
 use std::{
@@ -20,22 +20,12 @@ use std::{
     time::Duration,
 };
 
-/// The time of day when the simulation begins.
-const EPOCH_MS: u64 = 1_800_000_000_000;
 /// Lines of the record that a failure prints.
 const TRACE: usize = 80;
 /// A link is lost when nothing was heard for so long.
 const LINK_LOST_AFTER: u64 = 12_000;
 /// A replica of the API is gone when it did not beat for so long.
 const REPLICA_STALE_AFTER: u64 = 8_000;
-
-pub fn wall(now: u64) -> Timestamp {
-    Timestamp::from_micros(i64::try_from((EPOCH_MS + now) * 1_000).unwrap())
-}
-
-pub fn millis(at: Timestamp) -> u64 {
-    u64::try_from(at.as_micros() / 1_000).unwrap().saturating_sub(EPOCH_MS)
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Machine {
@@ -59,59 +49,6 @@ impl Truth {
         let runs = matches!(self.machine, Machine::Up | Machine::SshdDown | Machine::Sick);
         self.has_agent && !self.agent_cut && runs
     }
-}
-
-/// Effect that a scheduler requested of the world; takes place whether or not that scheduler still runs.
-#[derive(Debug)]
-pub enum Effect {
-    Probe,
-    Peer { peers: VecDeque<String> },
-    Brake,
-    Turn,
-    Lock { version: i64 },
-    Admit { version: i64 },
-    Health { version: i64, health: Health, reason: String },
-    Quarantine { reason: String },
-}
-
-/// Result that is reported to a scheduler.
-#[derive(Debug)]
-pub enum Told {
-    Probe(ProbeResult),
-    Peer(PeerVerdict),
-    Brake,
-    Turn,
-    Written,
-    Failed,
-}
-
-#[derive(Debug)]
-pub enum Event {
-    /// A scheduler's heartbeat, brake task and inventory.
-    Tick {
-        slot: usize,
-        life: u64,
-    },
-    Wake {
-        slot: usize,
-        node: usize,
-        watch: u64,
-        wait: u64,
-    },
-    Told {
-        slot: usize,
-        node: usize,
-        watch: u64,
-        told: Told,
-    },
-    Effect {
-        slot: usize,
-        node: usize,
-        watch: u64,
-        effect: Effect,
-    },
-    Links,
-    Chaos,
 }
 
 pub struct World {
