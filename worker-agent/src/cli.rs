@@ -36,3 +36,46 @@ pub enum Command {
     /// Stop the agent and remove what `install` and the agent put on this machine
     Uninstall(UninstallArgs),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn parse(args: &[&str]) -> Result<Config, String> {
+        let cli =
+            Cli::try_parse_from([&["orion-agent"], args].concat()).map_err(|error| error.to_string())?;
+        Config::from_options(cli.options)
+    }
+
+    #[test]
+    fn flags_may_stand_before_and_after_the_command() {
+        for args in [
+            ["--api", "http://127.0.0.1:1", "check", "--tags", "a,b"],
+            ["check", "--api", "http://127.0.0.1:1", "--tags", "a,b"],
+        ] {
+            let config = parse(&args).unwrap();
+            assert_eq!(config.tags.len(), 2);
+            assert_eq!(config.ssh_port, 22);
+        }
+    }
+
+    #[test]
+    fn impossible_ports_names_and_addresses_are_refused() {
+        for wrong in [
+            ["--ssh-port", "0"],
+            ["--ssh-port", "70000"],
+            ["--hostname", "a_b"],
+            ["--ip", "0.0.0.0"],
+            ["--tags", "a b"],
+        ] {
+            assert!(parse(&[&["--api", "http://127.0.0.1:1"], &wrong[..]].concat()).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn there_is_no_flag_for_the_join_token_itself() {
+        let problem = parse(&["--api", "http://127.0.0.1:1", "--join-token", "x"]).unwrap_err();
+        assert!(problem.contains("unexpected argument"), "{problem}");
+    }
+}
