@@ -4,8 +4,7 @@ use crate::{install, test::cargo};
 use orion_console::{Outcome, process, repo::program_directory, terminal};
 
 /// Variables that the benchmark, run by `sudo`, still needs; cargo is run by it for the coverage alone.
-const KEPT: [&str; 7] =
-    ["PATH", "RUST_LOG", "HOME", "CARGO_HOME", "RUSTUP_HOME", "LLVM_COV", "LLVM_PROFDATA"];
+const KEPT: &str = "PATH,RUST_LOG,HOME,CARGO_HOME,RUSTUP_HOME,LLVM_COV,LLVM_PROFDATA";
 
 /// Runs the benchmark with these arguments; its table is on standard output.
 ///
@@ -13,7 +12,7 @@ const KEPT: [&str; 7] =
 /// When something cannot be installed or built, or when a figure could not be measured. A missed goal is
 /// none.
 pub fn bench(arguments: &[&str]) -> Outcome {
-    let prefix = process::root_prefix("making workers, as the benchmark does,", &KEPT)?;
+    let prefix = process::root_prefix("making workers, as the benchmark does,", KEPT)?;
     install::install_missing(install::Use::Bench)?;
     terminal::heading("Build the optimised programs");
     let services = ["-p", "orion-control-plane", "-p", "orion-scheduler"];
@@ -21,8 +20,7 @@ pub fn bench(arguments: &[&str]) -> Outcome {
     process::run(cargo(&["build", "--release"]).args(services).args(programs))?;
     terminal::heading("Measure");
     let directory = program_directory("release")?;
-    let (program, bin_dir) = (directory.join("orion-bench").display().to_string(), directory.display());
-    let words = [program, "--bin-dir".to_owned(), bin_dir.to_string()];
-    let words: Vec<&str> = words.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
-    process::run(&mut process::command_of(&prefix, &words)?)
+    let program = directory.join("orion-bench").display().to_string();
+    let mut bench = process::command_of(&prefix, &[&program, "--bin-dir"])?;
+    process::run(bench.arg(directory).args(arguments))
 }

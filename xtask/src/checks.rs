@@ -94,12 +94,12 @@ pub fn documents() -> Outcome {
         if rows.is_empty() {
             complaints.push(format!("{document} has no table whose rows name tests"));
         }
-        for row in rows {
-            if row.tests.is_empty() {
-                complaints.push(format!("{document}:{}: {} names no test", row.line, row.name));
+        for (line, name, named) in rows {
+            if named.is_empty() {
+                complaints.push(format!("{document}:{line}: {name} names no test"));
             }
-            for test in row.tests.iter().filter(|test| !tests.contains(*test)) {
-                complaints.push(format!("{document}:{}: {}: there is no test `{test}`", row.line, row.name));
+            for test in named.iter().filter(|test| !tests.contains(*test)) {
+                complaints.push(format!("{document}:{line}: {name}: there is no test `{test}`"));
             }
         }
     }
@@ -156,13 +156,8 @@ fn tests_in(source: &str) -> Vec<String> {
     tests
 }
 
-/// A row of a table whose last cell names tests.
-#[derive(Debug, PartialEq, Eq)]
-struct Row {
-    line: usize,
-    name: String,
-    tests: Vec<String>,
-}
+/// A row of a table whose last cell names tests: its line, its first cell, the tests.
+type Row = (usize, String, Vec<String>);
 
 /// The rows of the tables whose last column is headed `test`, each named by its first cell; their tests are the
 /// backticked names in the last cell that are no paths.
@@ -181,7 +176,7 @@ fn rows(text: &str) -> Vec<Row> {
         if names_tests && number > began + 1 {
             let names = quoted_in(last).filter(|word| !word.contains(['/', '.']));
             let tests = names.filter_map(|word| word.rsplit("::").next().map(str::to_owned)).collect();
-            found.push(Row { line: number, name: name.trim().to_owned(), tests });
+            found.push((number, name.trim().to_owned(), tests));
         }
     }
     found
@@ -251,44 +246,20 @@ impl Known {
 mod tests {
     use super::*;
 
-    fn known() -> Known {
-        let files = [
-            "crates/store/src/lib.rs",
-            "crates/store/migrations/sqlite/0001_a.sql",
-            "docs/adr/0001.md",
-            "init.sql",
-        ];
-        Known::new(&files.map(PathBuf::from))
-    }
-
-    fn missing(text: &str) -> Vec<(usize, String)> {
-        let known = known();
-        let mut named = paths_named(text, &known);
-        named.retain(|(_, path)| !known.holds(Path::new("docs"), path));
-        named
-    }
-
     #[test]
-    fn a_path_that_does_not_exist_is_found_with_its_line() {
-        let text = "a\n`crates/store/src/lib.rs` and `crates/store/src/gone.rs:12`\n`other/lost.rs`";
-        assert_eq!(
-            missing(text),
-            [(2, "crates/store/src/gone.rs".to_owned()), (3, "other/lost.rs".to_owned())]
-        );
-    }
-
-    #[test]
-    fn directories_patterns_and_neighbours_are_understood() {
-        let text = "`crates/store/` `crates/store/migrations/mariadb` `crates/*/src` `adr/0001.md`\n\
-                    `crates/store/src/lib.rs:Store::open`";
-        assert_eq!(missing(text), [(1, "crates/store/migrations/mariadb".to_owned())]);
-    }
-
-    #[test]
-    fn what_is_no_path_of_the_repository_is_passed_over() {
-        let text = "`application/json` `/api/rent` `POST /auth/login` `target/debug/orion` `init` `<a>/b.rs`\n\
+    fn only_a_path_of_the_repository_that_does_not_exist_is_found_with_its_line() {
+        let files =
+            ["crates/store/src/lib.rs", "crates/store/migrations/sqlite/0001_a.sql", "docs/adr/0001.md"];
+        let known = Known::new(&files.map(PathBuf::from));
+        let text = "a\n`crates/store/src/lib.rs:Store::open` and `crates/store/src/gone.rs:12`\n`other/lost.rs`\n\
+                    `crates/store/` `crates/store/migrations/mariadb` `crates/*/src` `adr/0001.md`\n\
+                    `application/json` `/api/rent` `POST /auth/login` `target/debug/orion` `init` `<a>/b.rs`\n\
                     ```\n`crates/gone`\n```\ncrates/gone";
-        assert_eq!(missing(text), []);
+        let mut missing = paths_named(text, &known);
+        missing.retain(|(_, path)| !known.holds(Path::new("docs"), path));
+        let gone =
+            [(2, "crates/store/src/gone.rs"), (3, "other/lost.rs"), (4, "crates/store/migrations/mariadb")];
+        assert_eq!(missing, gone.map(|(line, path)| (line, path.to_owned())));
     }
 
     #[test]
@@ -296,10 +267,8 @@ mod tests {
         let text = "| a | b |\n|---|---|\n| x | `y` |\n\n| | invariant | held by | test |\n|---|---|---|---|\n\
                     | I1 | `one` lease | `z` | `a_node_has_one`, `it::two::a_second_is_refused` in `crates/a.rs` |\n\
                     | I22 | none | the schema | |\n\n| done | test |\n|---|---|\n| a node dies | `it_moves` |\n";
-        let row = |line, name: &str, tests: &[&str]| Row {
-            line,
-            name: name.into(),
-            tests: tests.iter().map(|&test| test.into()).collect(),
+        let row = |line, name: &str, tests: &[&str]| {
+            (line, name.to_owned(), tests.iter().map(|&test| test.to_owned()).collect())
         };
         let first = row(7, "I1", &["a_node_has_one", "a_second_is_refused"]);
         assert_eq!(rows(text), [first, row(8, "I22", &[]), row(12, "a node dies", &["it_moves"])]);
@@ -314,11 +283,7 @@ mod tests {
 
     #[test]
     fn a_script_is_known_by_its_first_line() {
-        assert!(
-            is_shell_script("#!/bin/bash\n")
-                && is_shell_script("#!/usr/bin/env bash")
-                && is_shell_script("#!/bin/sh")
-        );
-        assert!(!is_shell_script("# functions\n") && !is_shell_script("#!/usr/bin/python3"));
+        assert!(["#!/bin/bash\n", "#!/usr/bin/env bash", "#!/bin/sh"].into_iter().all(is_shell_script));
+        assert!(!["# functions\n", "#!/usr/bin/python3"].into_iter().any(is_shell_script));
     }
 }

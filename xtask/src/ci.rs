@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: every check, the cheap ones first, then the tests.
 
 use crate::{
-    checks, doc_comments, generated, install,
+    checks, circles, doc_comments, generated, install,
     test::{self, Phases, cargo},
 };
 use orion_console::{Failure, Outcome, process, repo, terminal};
@@ -57,6 +57,7 @@ impl Run {
     fn cheap_checks(&mut self) {
         self.check("fmt", "Format", || process::run(&mut cargo(&["fmt", "--all", "--check"])));
         self.check("files", "Lengths of files, and of xtask", checks::file_lengths);
+        self.check("circles", "No circle of files", circles::check);
         self.check("documents", "Documents name what exists", checks::documents);
         self.check("comments", "Doc comments say what they define", doc_comments::check);
         self.check("shellcheck", "Shell scripts", checks::shell_scripts);

@@ -6,6 +6,7 @@
 mod bench;
 mod checks;
 mod ci;
+mod circles;
 mod demo;
 mod doc_comments;
 mod generated;
@@ -29,10 +30,9 @@ usage: cargo xtask TASK
   bench   measure Orion beside its floors, with optimised programs (several minutes)
           --json FILE       also write one JSON object a figure, one a line
           --quick           a smoke run
-          --only FIGURE     only this figure; may be repeated. years_mariadb and years_sqlite (every route and task
-                            with ten million events) are measured only when they are named, and so are
-                            upgrade_mariadb_s, upgrade_sqlite_s (an older database with two million events
-                            comes up), coverage_domain and coverage_store (cargo llvm-cov)";
+          --only FIGURE     only this figure; may be repeated. README.md says what years_mariadb, years_sqlite,
+                            upgrade_mariadb_s, upgrade_sqlite_s, coverage_domain and coverage_store are, which
+                            are measured only when they are named";
 
 fn main() -> ExitCode {
     let words: Vec<String> = env::args().skip(1).collect();

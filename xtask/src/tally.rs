@@ -62,44 +62,28 @@ mod tests {
     }
 
     #[test]
-    fn the_counts_of_all_test_programs_are_added() {
-        let tally = tally(
-            "\nrunning 2 tests\ntest a ... ok\ntest b ... FAILED\n\n\
+    fn the_counts_of_all_test_programs_are_added_and_what_a_test_prints_is_no_result() {
+        let all = tally(
+            "\nrunning 2 tests\ntest a ... ok\ntest b ... FAILED\n12 passed; 3 failed\ntest result of mine: ok\n\n\
              test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\n\
              test result: \x1b[32mok\x1b(B\x1b[m. 12 passed; 0 failed; 3 ignored; 0 measured; 4 filtered out\n",
         );
-        assert_eq!(tally, Tally { passed: 13, failed: 1, ignored: 3, filtered_out: 4 });
+        assert_eq!(all, Tally { passed: 13, failed: 1, ignored: 3, filtered_out: 4 });
     }
 
     #[test]
-    fn what_a_test_prints_is_no_result() {
-        assert_eq!(
-            tally("12 passed; 3 failed\n  result: ok. 5 passed\ntest result of mine: ok"),
-            Tally::default()
-        );
-    }
-
-    #[test]
-    fn a_run_without_a_passed_test_is_wrong() {
-        assert!(tally("test result: ok. 0 passed; 0 failed; 0 ignored").complaint(true).is_some());
+    fn a_run_is_wrong_where_none_passed_some_were_left_out_or_a_program_crashed() {
+        for (counts, succeeded, is_wrong) in [
+            ("0 passed; 0 failed; 0 ignored", true, true),
+            ("9 passed; 0 failed; 1 ignored; 0 filtered out", true, true),
+            ("9 passed; 0 failed; 0 ignored; 1 filtered out", true, true),
+            ("9 passed; 0 failed; 0 ignored; 0 filtered out", false, true),
+            ("9 passed; 0 failed; 0 ignored; 0 filtered out", true, false),
+        ] {
+            let run = tally(&format!("test result: ok. {counts}"));
+            assert_eq!(run.complaint(succeeded).is_some(), is_wrong, "{counts}");
+        }
         assert!(Tally::default().complaint(true).is_some());
-    }
-
-    #[test]
-    fn a_run_that_left_tests_out_is_wrong() {
-        assert!(
-            tally("test result: ok. 9 passed; 0 failed; 1 ignored; 0 filtered out").complaint(true).is_some()
-        );
-        assert!(
-            tally("test result: ok. 9 passed; 0 failed; 0 ignored; 1 filtered out").complaint(true).is_some()
-        );
-    }
-
-    #[test]
-    fn a_test_program_that_crashed_is_wrong_although_it_reported_nothing() {
-        let run = tally("test result: ok. 9 passed; 0 failed; 0 ignored; 0 filtered out");
-        assert!(run.complaint(false).is_some());
-        assert_eq!(run.complaint(true), None);
     }
 
     #[test]

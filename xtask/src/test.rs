@@ -21,16 +21,8 @@ const WHY_ROOT: &str = "making namespaces, accounts and networks, as the tests d
 const TEST_THREADS: &str = "RUST_TEST_THREADS";
 
 /// Variables that a test program run by `sudo` still needs.
-const KEPT: [&str; 8] = [
-    BIN_DIR,
-    TEST_THREADS,
-    "PATH",
-    "HOME",
-    "RUST_BACKTRACE",
-    "RUST_LOG",
-    "CARGO_MANIFEST_DIR",
-    "LD_LIBRARY_PATH",
-];
+const KEPT: &str =
+    "ORION_BIN_DIR,RUST_TEST_THREADS,PATH,HOME,RUST_BACKTRACE,RUST_LOG,CARGO_MANIFEST_DIR,LD_LIBRARY_PATH";
 
 /// Runs everything; the last line is `N passed, N failed`.
 ///
@@ -49,7 +41,7 @@ pub fn test() -> Outcome {
 /// # Errors
 /// When we are not root and there is no sudo.
 pub fn check_root() -> Outcome {
-    process::root_prefix(WHY_ROOT, &KEPT).map(drop)
+    process::root_prefix(WHY_ROOT, KEPT).map(drop)
 }
 
 /// Times of the phases.
@@ -68,9 +60,8 @@ impl Phases {
     /// One line: every phase with its time.
     pub fn line(&self) -> String {
         let total: Duration = self.0.iter().map(|(_, time)| *time).sum();
-        let parts: Vec<String> =
-            self.0.iter().map(|(name, time)| format!("{name} {}", terminal::seconds(*time))).collect();
-        format!("{}; {} in total", parts.join(", "), terminal::seconds(total))
+        let parts = self.0.iter().map(|(name, time)| format!("{name} {}", terminal::seconds(*time)));
+        format!("{}; {} in total", parts.collect::<Vec<_>>().join(", "), terminal::seconds(total))
     }
 }
 
@@ -124,7 +115,7 @@ fn run_tests() -> Outcome<(Tally, bool)> {
         command.env(TEST_THREADS, (2 * cores).to_string());
     }
     // The tests make namespaces, accounts and networks. cargo stays who it is, only the tests are root's.
-    let prefix = process::root_prefix(WHY_ROOT, &KEPT)?;
+    let prefix = process::root_prefix(WHY_ROOT, KEPT)?;
     if !prefix.is_empty() {
         command.arg("--config").arg(format!("target.'cfg(all())'.runner = {prefix:?}"));
     }

@@ -88,11 +88,11 @@ pub fn is_root() -> bool {
 }
 
 /// Returns the words before a command that only root may run: none for root, else those of `sudo` that
-/// keep these variables.
+/// keep these variables, whose names have commas between them.
 ///
 /// # Errors
 /// When we are not root and there is no sudo.
-pub fn root_prefix(why: &str, keep: &[&str]) -> Outcome<Vec<String>> {
+pub fn root_prefix(why: &str, keep: &str) -> Outcome<Vec<String>> {
     if is_root() {
         return Ok(Vec::new());
     }
@@ -102,7 +102,7 @@ pub fn root_prefix(why: &str, keep: &[&str]) -> Outcome<Vec<String>> {
     }
     let mut words = vec!["sudo".to_owned()];
     if !keep.is_empty() {
-        words.push(format!("--preserve-env={}", keep.join(",")));
+        words.push(format!("--preserve-env={keep}"));
     }
     Ok(words)
 }

@@ -79,17 +79,15 @@ pub fn try_out(orion: &Path) -> Outcome {
     let mut running = Running(up.spawn().map_err(failed_to("start orion up"))?);
     let stderr = running.0.stderr.take().ok_or_else(|| Failure::new("orion up has no standard error"))?;
     let mut lines = BufReader::new(stderr).lines();
-    let mut said = Vec::new();
+    let mut said = String::new();
     let address = loop {
-        match lines.next() {
-            Some(Ok(line)) => match line.split_once(IS_UP) {
-                Some((_, rest)) => break rest.split_whitespace().next().unwrap_or_default().to_owned(),
-                None => said.push(line),
-            },
-            Some(Err(_)) | None => {
-                return Err(Failure::new(format!("orion up ended before it was up:\n{}", said.join("\n"))));
-            }
+        let Some(Ok(line)) = lines.next() else {
+            return Err(Failure::new(format!("orion up ended before it was up:{said}")));
+        };
+        if let Some((_, rest)) = line.split_once(IS_UP) {
+            break rest.split_whitespace().next().unwrap_or_default().to_owned();
         }
+        said += &format!("\n{line}");
     };
     // What it says from now on is nobody's; a pipe that nobody empties would stop it.
     std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
