@@ -177,6 +177,27 @@ name_obstacles() {
   fi
 }
 
+# Names what sshd has against an account that has a lease here, and not against the probe's: rules for one name.
+check_lease_accounts() {
+  for file in /var/lib/orion/leases/[0-9]*; do
+    name=$(sed -n 's/^user=//p' "$file" 2>/dev/null) || continue
+    if [ -z "$name" ]; then continue; fi
+    list=$(setting denyusers)
+    if [ -n "$list" ] && matches "$name" "$list"; then because "DenyUsers of sshd ($(echo $list)) takes an account that has a lease here"; fi
+    theirs=$(settings_for "$name" "$1") || continue
+    for key in passwordauthentication kbdinteractiveauthentication pubkeyauthentication authenticationmethods \
+      authorizedkeysfile forcecommand chrootdirectory; do
+      value=$(printf '%s\n' "$theirs" | sed -n "s/^$key //p")
+      if [ -n "$value" ] && [ "$value" != "$(setting "$key")" ]; then because "sshd has a rule for an account that has a lease here: $key $value"; fi
+    done
+  done
+}
+
+# settings_for NAME ADDRESS: what sshd makes of its configuration for a login.
+settings_for() {
+  "$sshd" -T -f "$sshd_config" -C "user=$1,host=$2,addr=$2,laddr=$2,lport=$port" 2>/run/orion/probe/sshd 3>&- 9>&-
+}
+
 # Do root's start-up files leave standard input to the command? sshd's sessions are told to bash by SSH_CLIENT.
 check_root_shell() {
   login_shell=/bin/sh
@@ -240,7 +261,7 @@ probe_as_account() {
   fi
   flock -u 9
   if [ -z "$why" ]; then
-    effective=$("$sshd" -T -f "$sshd_config" -C "user=$probe_user,host=$1,addr=$1,laddr=$1,lport=$port" 2>/run/orion/probe/sshd 3>&- 9>&-) ||
+    effective=$(settings_for "$probe_user" "$1") ||
       because "sshd's configuration is broken: $(tr '\n' ' ' </run/orion/probe/sshd)"
   fi
   if [ -z "$why" ]; then
@@ -267,6 +288,7 @@ probe_as_account() {
     else
       list=$(setting allowusers)
       if [ -n "$list" ] && ! matches 'any-user' "$list"; then because "AllowUsers of sshd ($(echo $list)) does not take every lease account"; fi
+      check_lease_accounts "$1"
     fi
   fi
   # Where the lock cannot be had now, guard_probe removes the account as soon as it can.

@@ -58,6 +58,32 @@ impl Site<'_> {
         true
     }
 
+    /// Whether the machine, told `line` while it has a lease, goes on letting that in; what is shown of the lease must be
+    /// true. Afterwards the line is there and the lease is not.
+    async fn keeps_its_lease_truthfully(&self, line: &str) -> bool {
+        let ticket = self.rent().await;
+        let truthful = Truthful::watch(self.user, std::slice::from_ref(&ticket));
+        self.sshd_says(line);
+        let begun = std::time::Instant::now();
+        let mut works = true;
+        while works && begun.elapsed() < NOTICED {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            works = is_said_to_work(&self.user.show(ticket.rental_id).await);
+        }
+        if works {
+            self.both_logins_work(&ticket, line).await;
+            self.is_released(&ticket).await;
+        } else {
+            // What shuts tenants out may shut Orion out.
+            self.sshd_says_no_more();
+            self.until_said(&ticket, true).await;
+            self.is_released(&ticket).await;
+            self.sshd_says(line);
+        }
+        truthful.was_true().await;
+        works
+    }
+
     async fn is_rightly_not_offered(&self, setting: &str, named: &impl Fn(&str) -> bool) -> bool {
         let refused = self.try_rent().await;
         assert_eq!(refused.status, 503, "{setting}: {}", refused.body);
@@ -74,16 +100,17 @@ impl Site<'_> {
 
     /// Waits until the lease is no longer said to work, or works again, whichever the test wants.
     pub async fn until_said(&self, ticket: &Ticket, works: bool) -> Value {
-        let said = |lease: &Value| {
-            lease["state_reason"].as_str().is_some_and(|reason| reason.starts_with(WORKS)) == works
-        };
         let what = if works { "said to work" } else { "not said to work" };
         wait_until(what, PATIENCE, async || {
             let lease = self.user.show(ticket.rental_id).await;
-            if said(&lease) { Ok(lease) } else { Err(lease.to_string()) }
+            if is_said_to_work(&lease) == works { Ok(lease) } else { Err(lease.to_string()) }
         })
         .await
     }
+}
+
+fn is_said_to_work(lease: &Value) -> bool {
+    lease["state_reason"].as_str().is_some_and(|reason| reason.starts_with(WORKS))
 }
 
 /// Starts `count` workers, each with a tag of its own: `site1` and so on.
@@ -98,32 +125,34 @@ async fn sites(count: usize) -> (System, Vec<String>) {
 }
 
 /// Lines of sshd's configuration, each with the words of which one must be said if no login works with it.
-const LANES: [&[(&str, &[&str])]; 4] = [
+const LANES: [&[(&str, &[&str])]; 6] = [
+    &[("AllowUsers root", &["AllowUsers"]), ("Ciphers aes256-ctr", &["Ciphers", "cipher"])],
     &[
         ("PasswordAuthentication no", &["PasswordAuthentication"]),
-        ("AllowUsers root", &["AllowUsers"]),
-        ("Ciphers aes256-ctr", &["Ciphers", "cipher"]),
-    ],
-    &[
-        ("AllowGroups root ssh-users", &["AllowGroups"]),
         ("DenyGroups orion-lease", &["DenyGroups"]),
-        ("KexAlgorithms ecdh-sha2-nistp256", &["KexAlgorithms", "key exchange"]),
+        ("AllowGroups root ssh-users", &["AllowGroups"]),
     ],
     &[
         ("AuthorizedKeysFile /etc/ssh/keys/%u", &["AuthorizedKeysFile"]),
-        ("MACs hmac-sha2-256", &["MACs"]),
+        ("KexAlgorithms ecdh-sha2-nistp256", &["KexAlgorithms", "key exchange"]),
+    ],
+    &[
         ("PubkeyAcceptedAlgorithms rsa-sha2-512", &["PubkeyAcceptedAlgorithms"]),
+        ("MACs hmac-sha2-256", &["MACs"]),
     ],
     &[
         ("CASignatureAlgorithms rsa-sha2-512", &["CASignatureAlgorithms"]),
-        ("AuthenticationMethods publickey,password", &["AuthenticationMethods"]),
         ("MaxSessions 1", &["MaxSessions"]),
-        // The account gets another name.
-        (OF_ONE_NAME, &[]),
+    ],
+    &[
+        ("AuthenticationMethods publickey,password", &["AuthenticationMethods"]),
+        (OF_ONE_NAME[0], &[]),
+        (OF_ONE_NAME[1], &[]),
     ],
 ];
-/// What no probe account shows: it is about one user.
-const OF_ONE_NAME: &str = "DenyUsers vera uma";
+/// Rules for one user, which no probe account shows: a lease that is there is shut out, the next one's account gets another
+/// name.
+const OF_ONE_NAME: [&str; 2] = ["DenyUsers vera uma", "Match User uma\\nPasswordAuthentication no"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_sshd_is_told_a_rented_login_works_or_the_node_is_not_offered_and_says_which_setting() {
@@ -133,10 +162,14 @@ async fn whatever_sshd_is_told_a_rented_login_works_or_the_node_is_not_offered_a
         let site = Site { system: &system, worker, tag, user: &uma, key: &key };
         async move {
             for (line, words) in *lane {
-                site.sshd_says(line);
+                let kept = site.keeps_its_lease_truthfully(line).await;
                 let works = site.works_or_says_why(line, words).await;
-                eprintln!("{line}: {}", if works { "works" } else { "is not offered" });
-                assert!(works || *line != OF_ONE_NAME, "{line} shuts out one name alone");
+                eprintln!(
+                    "{line}: a lease's login goes on: {kept}; {}",
+                    if works { "works" } else { "is not offered" }
+                );
+                assert!(works || !OF_ONE_NAME.contains(line), "{line} shuts out one name alone");
+                assert!(!kept || works, "{line} lets a lease in that is there, and no new one");
                 site.sshd_says_no_more();
                 site.is_well_again(line).await;
             }
