@@ -2,6 +2,7 @@
 
 use super::{
     system::{Database, System, stays_for},
+    truthful::Truthful,
     user::is_refused,
 };
 use orion_testkit::Worker;
@@ -19,6 +20,7 @@ async fn three_of_five_nodes_gone_at_once_move_nothing_and_the_brake_is_shown_an
     let is_free = |worker: &&Worker| worker.name() != leased.name() && !alive.contains(&worker.name());
     let others: Vec<_> = system.workers().iter().filter(is_free).collect();
     let gone = [leased, others[0], others[1]];
+    let truthful = Truthful::watch(&kara, &[ticket.clone(), given_back.clone(), short.clone()]);
     Worker::kill_together(&gone);
     let engaged = |health: &Value| health["brake"]["engaged"] == true;
     let health = system.until_health("the brake is engaged", engaged).await;
@@ -48,6 +50,7 @@ async fn three_of_five_nodes_gone_at_once_move_nothing_and_the_brake_is_shown_an
     system.until_health("the brake is lifted", |health| health["brake"]["engaged"] == false).await;
     assert_eq!(ticket.by_password().run("id -un").await.as_deref(), Ok("kara\n"));
     assert_eq!(count(&system.events().await, "brake.lifted"), 1);
+    truthful.was_true().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,12 +61,14 @@ async fn an_admin_who_knows_that_the_nodes_are_gone_lifts_the_brake_and_the_leas
     let leased = system.worker_at(&ticket.host_ip);
     let others: Vec<_> = system.workers().iter().filter(|worker| worker.ip() != leased.ip()).collect();
     let gone = [leased, others[0], others[1]];
+    let truthful = Truthful::watch(&kara, std::slice::from_ref(&ticket));
     Worker::kill_together(&gone);
     system.until_health("the brake is engaged", |health| health["brake"]["engaged"] == true).await;
     let lift = json!({ "reason": "the rack has no power" });
     let lifted = system.admin().post("/api/admin/brake/lift", lift).await.expect(200);
     assert_eq!(lifted["message"], "Brake lifted");
     kara.until_moved(ticket.rental_id, &ticket.host_ip).await;
+    truthful.was_true().await;
     let health =
         system.until_health("the brake stays off", |health| health["brake"]["engaged"] == false).await;
     assert!(

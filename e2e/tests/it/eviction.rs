@@ -96,6 +96,7 @@ async fn files_in_every_place_that_takes_them_go_with_the_lease() {
          mkdir -p /data/deep; mount -t tmpfs -o mode=755 t /data; install -d -m 1777 /data/work",
     );
     let ticket = site.rent().await;
+    let truthful = Truthful::watch(&zoe, std::slice::from_ref(&ticket));
     let dirt = "for dir in /run/lock /var/crash /scratch /opt/shared /data/work /dev/shm /var/tmp; do \
                 mkdir $dir/mine-dir && echo secret >$dir/mine-dir/mine && chmod 644 $dir/mine-dir/mine || exit 1; done; \
                 echo done";
@@ -106,6 +107,7 @@ async fn files_in_every_place_that_takes_them_go_with_the_lease() {
     );
     zoe.release(ticket.rental_id).await;
     ends_and_is_offered_again(&site, &ticket).await;
+    truthful.was_true().await;
     // Nor has anything become root's.
     let left = site
         .worker
@@ -118,12 +120,14 @@ async fn btrfs_subvolumes_in_a_home_go_with_the_lease() {
     let (system, zoe, key) = one(Kind::Hardened).await;
     let site = site(&system, Kind::Hardened, &zoe, &key);
     let ticket = site.rent().await;
+    let truthful = Truthful::watch(&zoe, std::slice::from_ref(&ticket));
     let dirt = "PATH=$PATH:/usr/sbin:/sbin; cd && btrfs subvolume create sub >/dev/null && echo x >sub/file && \
                 btrfs subvolume create sub/inner >/dev/null && echo y >sub/inner/file && mkdir -p deep/er && \
                 btrfs subvolume snapshot -r sub deep/er/snapshot >/dev/null && echo done";
     assert_eq!(ticket.by_password().run(dirt).await.as_deref(), Ok("done\n"));
     zoe.release(ticket.rental_id).await;
     ends_and_is_offered_again(&site, &ticket).await;
+    truthful.was_true().await;
     // The probe of the way in has a home for a moment.
     assert_eq!(site.worker.sh("ls -A /home | grep -vx orion-probe; btrfs subvolume list /home"), "");
     // The name can be used again there.

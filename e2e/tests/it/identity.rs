@@ -2,6 +2,7 @@
 
 use super::{
     system::{Database, System},
+    truthful::Truthful,
     user::{Ticket, User, left_on, tickets},
 };
 use orion_testkit::{Kind, Worker};
@@ -36,6 +37,7 @@ async fn has_no_rights(system: &System, user: &User) {
     let reply = user.try_rent(&json!({ "duration_hours": 1 }), None).await.expect("a reply");
     assert_eq!(reply.status, 200, "{}: {}", user.name, reply.body);
     let ticket: Ticket = tickets(&reply.body).remove(0);
+    let truthful = Truthful::watch(user, std::slice::from_ref(&ticket));
     let login = ticket.by_password();
     let id = login.run("id").await.expect("a login that works");
     assert!(!id.contains("builders"), "{}: {id}", user.name);
@@ -50,6 +52,7 @@ async fn has_no_rights(system: &System, user: &User) {
     user.release(ticket.rental_id).await;
     system.until_offered(system.workers()).await;
     is_clean_but_for_petra(worker);
+    truthful.was_true().await;
 }
 
 /// The earlier petra's ranges are the site's.

@@ -4,6 +4,7 @@
 use super::{
     PATIENCE,
     system::{Database, System},
+    truthful::Truthful,
     user::{Ticket, User, is_clean},
 };
 use orion_testkit::Worker;
@@ -29,9 +30,22 @@ async fn a_node_that_cannot_make_an_account_is_quarantined_until_it_can_and_the_
     system.until_offered(system.workers()).await;
     system.workers().iter().for_each(is_clean);
     let all = maya.rent(json!({ "duration_hours": 1, "count": 3 })).await;
+    let truthful = Truthful::watch(&maya, &all);
     for ticket in &all {
         login_works(&maya, ticket).await;
     }
+    // Broken again under their leases: what is shown of these stays true.
+    full.fill_disk();
+    read_only.make_read_only();
+    for worker in [full, read_only] {
+        system.until_node(worker, "shut", |node| node["way_in"] == "shut").await;
+    }
+    full.empty_disk();
+    read_only.make_writable();
+    for worker in [full, read_only] {
+        system.until_node(worker, "open", |node| node["way_in"] == "open").await;
+    }
+    truthful.was_true().await;
 }
 
 /// Rents and releases until placement has chosen the broken node, which must not show: each rent gives a
@@ -69,8 +83,10 @@ async fn where_the_user_name_is_somebody_s_the_account_gets_another_and_says_so(
     assert!(name.starts_with("u2") && ticket.ssh_command.contains(&format!(" {name}@")), "{name}");
     assert_eq!(ticket.by_password().run("id -un").await, Ok(format!("{name}\n")));
     assert_eq!(noah.show(ticket.rental_id).await["client_user"], name.as_str());
+    let truthful = Truthful::watch(&noah, std::slice::from_ref(&ticket));
     noah.release(ticket.rental_id).await;
     system.until_offered(system.workers()).await;
+    truthful.was_true().await;
     login_works(&olga, &olga.rent_one().await).await;
     assert_eq!(taken.sh("id -u noah; cat /home/noah/file"), "1000\nmine\n", "who was there is left alone");
 }
@@ -81,6 +97,7 @@ async fn a_lease_whose_node_does_not_take_its_account_again_goes_to_another_one(
     let paul = system.user("paul").await;
     let ticket = paul.rent_one().await;
     let worker = system.worker_at(&ticket.host_ip);
+    let truthful = Truthful::watch(&paul, std::slice::from_ref(&ticket));
     // The machine's own people have another paul now; then its sshd is down for a moment, and it is looked at.
     worker.sh("pkill -KILL -u paul; userdel -f -r paul 2>/dev/null; useradd -u 1234 -m paul && echo mine >/home/paul/file");
     worker.stop_sshd();
@@ -94,6 +111,7 @@ async fn a_lease_whose_node_does_not_take_its_account_again_goes_to_another_one(
         "1234\nmine\n",
         "who is there now is left alone"
     );
+    truthful.was_true().await;
 }
 
 async fn login_works(user: &User, ticket: &Ticket) {
