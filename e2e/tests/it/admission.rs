@@ -3,6 +3,7 @@
 use super::{
     PATIENCE,
     system::{Database, System, stays_for},
+    truthful::WORKS,
     user::{User, is_clean},
 };
 use orion_testkit::{Worker, wait_until};
@@ -74,6 +75,38 @@ async fn a_worker_whose_host_key_changed_is_quarantined_and_nobody_logs_in_there
         (node["status"] != "quarantined").then(|| node.to_string())
     })
     .await;
+}
+
+/// The scheduler asks such a node at least once a minute; the probe and what is written of it take their time.
+const ASKED_AGAIN: Duration = Duration::from_secs(75);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_an_agent_is_asked_each_minute_and_shown_as_shut_while_nobody_gets_in() {
+    let system = System::start_with_plain(Database::Sqlite, 1, 0).await;
+    let worker = &system.workers()[0];
+    admit_by_hand(&system, worker).await;
+    let nora = system.user("nora").await;
+    let ticket = nora.rent_one().await;
+    assert!(nora.show(ticket.rental_id).await["state_reason"].to_string().contains(WORKS));
+    worker.sh("echo 'maintenance until noon' >/etc/nologin");
+    assert!(ticket.by_password().run("id").await.is_err(), "nobody but root gets in");
+    let shut = wait_until("the way in is shut", ASKED_AGAIN, async || {
+        let node = system.node(worker).await?;
+        if node["way_in"] == "shut" { Ok(node) } else { Err(node.to_string()) }
+    })
+    .await;
+    assert!(shut.to_string().contains("/etc/nologin"), "{shut}");
+    let lease = nora.show(ticket.rental_id).await;
+    let reason = lease["state_reason"].as_str().expect("a reason");
+    assert!(!reason.starts_with(WORKS) && reason.contains("nologin"), "{lease}");
+    assert_eq!(lease["state"], "active", "the machine's doing ends no lease: {lease}");
+    worker.sh("rm /etc/nologin");
+    let works = |lease: &Value| lease["state_reason"].as_str().is_some_and(|why| why.starts_with(WORKS));
+    nora.until(ticket.rental_id, "said to work again", works).await;
+    assert_eq!(ticket.by_password().run("id -un").await.as_deref(), Ok("nora\n"));
+    nora.release(ticket.rental_id).await;
+    system.until_offered(system.workers()).await;
+    is_clean(worker);
 }
 
 /// `POST /api/workers/register` as `curl` would send it; the line of the control plane's CA.
