@@ -23,6 +23,8 @@ pub mod sightings;
 pub mod suspension;
 pub mod tasks;
 pub mod tick;
+#[cfg(test)]
+mod ways_out;
 
 pub use config::SchedulerConfig;
 pub use context::Scheduler;

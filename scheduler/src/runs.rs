@@ -88,6 +88,12 @@ impl Runs {
         });
     }
 
+    /// The pause between two runs of a task that is there.
+    #[cfg(test)]
+    pub(crate) fn period(&self, task: &str) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[task].period
+    }
+
     /// Returns how each task is, by name. One hangs whose run goes on for longer than `hang_min` and three periods.
     pub fn statuses(&self, hang_min: Duration) -> Vec<TaskStatus> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

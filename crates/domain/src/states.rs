@@ -8,6 +8,15 @@ use crate::{
     node::{Health, LinkState, QuarantineCause},
 };
 
+/// Every health of a node.
+pub const HEALTHS: [Health; 5] =
+    [Health::Unknown, Health::Alive, Health::Suspect, Health::Unreachable, Health::Dead];
+/// Every state of the link to an agent.
+pub const LINKS: [LinkState; 3] = [LinkState::None, LinkState::Up, LinkState::Lost];
+/// No quarantine, and one of every cause.
+pub const QUARANTINES: [Option<QuarantineCause>; 4] =
+    [None, Some(QuarantineCause::Passing), Some(QuarantineCause::Cleaning), Some(QuarantineCause::Operator)];
+
 /// A lease and the node that it occupies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair {
@@ -46,6 +55,34 @@ pub enum WayOut {
     /// The agent closes the login at the lease's end. The account is removed when SSH answers again; an admin may
     /// declare the node dead before.
     AgentThenWatch,
+}
+
+impl WayOut {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Lasts,
+        Self::Impossible,
+        Self::Reconcile,
+        Self::Watch,
+        Self::GivenUp,
+        Self::Sweep,
+        Self::Expire,
+        Self::Migrate,
+        Self::AgentThenWatch,
+    ];
+
+    /// The scheduler's task that ends it, by its name there; `inventory` has a watcher for each node. What the node, its
+    /// agent or an admin may do before needs none.
+    pub const fn task(self) -> Option<&'static str> {
+        match self {
+            Self::Lasts | Self::Expire => Some("expire"),
+            Self::Reconcile => Some("reconcile"),
+            Self::Watch | Self::GivenUp | Self::AgentThenWatch => Some("inventory"),
+            Self::Sweep => Some("sweep"),
+            Self::Migrate => Some("migrate"),
+            Self::Impossible => None,
+        }
+    }
 }
 
 /// Returns what ends the pair, or that the pair is impossible.
@@ -88,16 +125,6 @@ pub const fn way_out_without_node(phase: Phase) -> Option<WayOut> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const HEALTHS: [Health; 5] =
-        [Health::Unknown, Health::Alive, Health::Suspect, Health::Unreachable, Health::Dead];
-    const LINKS: [LinkState; 3] = [LinkState::None, LinkState::Up, LinkState::Lost];
-    const QUARANTINES: [Option<QuarantineCause>; 4] = [
-        None,
-        Some(QuarantineCause::Passing),
-        Some(QuarantineCause::Cleaning),
-        Some(QuarantineCause::Operator),
-    ];
 
     fn all() -> impl Iterator<Item = Pair> {
         Phase::ALL.into_iter().flat_map(|phase| {
@@ -142,6 +169,77 @@ mod tests {
     fn no_quarantine_keeps_a_lease_from_its_end() {
         for pair in all() {
             assert_eq!(way_out(pair), way_out(Pair { quarantine: None, ..pair }), "{pair:?}");
+        }
+    }
+
+    /// The cells of the table for people, by the first word or words of their row.
+    fn rows() -> Vec<(String, Vec<String>)> {
+        let text = include_str!("../../../docs/ARCHITECTURE.md");
+        let lines = text.lines().skip_while(|line| !line.starts_with("| lease · node |")).skip(2);
+        let mut rows: Vec<(String, Vec<String>)> = Vec::new();
+        for line in lines.take_while(|line| line.starts_with('|')) {
+            let mut cells = line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned());
+            let name = cells.next().unwrap();
+            let mut row: Vec<String> = Vec::new();
+            for cell in cells {
+                row.push(if cell == "as before" { row.last().unwrap().clone() } else { cell });
+            }
+            rows.push((name, row));
+        }
+        let releasing = rows.iter().find(|(name, _)| name == "releasing").unwrap().1.clone();
+        for (_, row) in &mut rows {
+            for (cell, of_releasing) in row.iter_mut().zip(&releasing) {
+                if cell == "as releasing" {
+                    cell.clone_from(of_releasing);
+                }
+            }
+        }
+        rows
+    }
+
+    /// Words that the table for people has where there is this way out.
+    const fn word(way_out: WayOut) -> &'static str {
+        match way_out {
+            WayOut::Lasts => "as it should be, until its end",
+            WayOut::Impossible => "impossible: ",
+            WayOut::Reconcile => "`reconcile`",
+            WayOut::Watch => "the watcher: seconds",
+            WayOut::GivenUp => "given up after 10 min",
+            WayOut::Sweep => "`sweep`",
+            WayOut::Expire => "`expire`",
+            WayOut::Migrate => "`migrate`",
+            WayOut::AgentThenWatch => "`declare-dead`",
+        }
+    }
+
+    #[test]
+    fn the_table_for_people_says_the_same() {
+        let rows = rows();
+        let row = |phase: Phase| {
+            let found = rows.iter().find(|(name, _)| name.split(", ").any(|word| word == phase.as_str()));
+            &found.unwrap_or_else(|| panic!("no row for {phase:?}")).1
+        };
+        for phase in Phase::ALL.into_iter().filter(|phase| phase.is_live()) {
+            if let Some(way_out) =
+                way_out_without_node(phase).filter(|way_out| *way_out != WayOut::Impossible)
+            {
+                assert!(row(phase)[0].contains(word(way_out)), "{phase:?}: {:?}", row(phase));
+                continue;
+            }
+            for pair in all().filter(|pair| pair.phase == phase) {
+                let column = match (pair.health, pair.link) {
+                    (Health::Alive, _) => 0,
+                    (Health::Suspect | Health::Unknown, _) => 1,
+                    (Health::Unreachable, LinkState::None | LinkState::Lost) => 2,
+                    (Health::Unreachable, LinkState::Up) => 3,
+                    (Health::Dead, _) => 4,
+                };
+                let cell = &row(phase)[column];
+                let way_out = way_out(pair);
+                assert!(cell.contains(word(way_out)), "{pair:?}: {way_out:?}, and the table: {cell}");
+                let impossible = cell.starts_with(word(WayOut::Impossible));
+                assert_eq!(impossible, way_out == WayOut::Impossible, "{pair:?}: {cell}");
+            }
         }
     }
 

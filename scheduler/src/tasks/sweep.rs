@@ -18,7 +18,7 @@ use std::time::Duration;
 const BATCH_MAX: u32 = 256;
 /// Reason for the end of a request without an idempotency key whose provisioner died: nobody knows its
 /// passwords.
-pub(super) const NOBODY_KNOWS: &str = "the control plane stopped before it could answer";
+pub(crate) const NOBODY_KNOWS: &str = "the control plane stopped before it could answer";
 /// Pause between two runs.
 const PERIOD: Duration = Duration::from_secs(2);
 

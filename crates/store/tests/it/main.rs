@@ -34,5 +34,6 @@ mod nodes_machine;
 mod nodes_quarantine;
 mod nodes_reconcile;
 mod nodes_register;
+mod states;
 mod webhooks;
 mod world;
