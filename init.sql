@@ -698,3 +698,6 @@ ALTER TABLE containers
 
 -- Engines that do not answer are looked for each second.
 CREATE INDEX IF NOT EXISTS nodes_engine_down ON nodes (engine_down_since);
+
+-- Nodes that leases with containers left lately are looked for each second.
+CREATE INDEX IF NOT EXISTS lease_nodes_left ON lease_nodes (left_at);

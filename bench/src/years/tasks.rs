@@ -67,6 +67,7 @@ pub fn cases() -> Vec<Case> {
         "images.disks_due" => |side, n| side.store().images().disks_due(recently(side), recently(side), AT_ONCE);
         "images.sweep_rights" => |side, n| side.store().images().sweep_rights(side.now());
         "containers.nodes_with_running" => |side, n| side.store().containers().nodes_with_running();
+        "containers.nodes_left" => |side, n| side.store().containers().nodes_left(recently(side));
         "containers.silent_engines" => |side, n| side.store().containers().silent_engines();
         "nodes.is_draining" => |side, n| side.store().nodes().is_draining();
         "nodes.leases_to_move_off" => |side, n| side.store().nodes().leases_to_move_off(side.now(), AT_ONCE);

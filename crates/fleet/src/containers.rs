@@ -25,6 +25,9 @@ use std::time::Duration;
 const CLAIM_WAIT: Duration = Duration::from_secs(30);
 /// Longest time between two looks at all containers of a node whose engine is followed.
 const LIST_EVERY: Duration = Duration::from_secs(60);
+/// Time for which an engine is followed on when the last lease with containers has left its node: it may still make one, for a
+/// process that asked for it and died.
+const FOLLOWED_ON_FOR: Duration = Duration::from_secs(60);
 /// Pause before an engine is followed again that could not be.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(2);
 /// Lines of its log that the reason of a container has that failed for good.
@@ -85,8 +88,16 @@ impl Fleet {
         Ok(is_active && row.phase.is_settled() && row.wanted == Wanted::Started)
     }
 
-    /// Follows the engine of a node that has containers, as long as it has some and the engine answers: what happens to them
-    /// is written at once, and first what was missed.
+    /// Returns the nodes that leases with containers have left so lately that their engines are followed on.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn nodes_left_lately(&self) -> Result<Vec<NodeId>, StoreError> {
+        self.store.containers().nodes_left(self.now().minus(FOLLOWED_ON_FOR)).await
+    }
+
+    /// Follows the engine of a node that has containers, or had some a moment ago, as long as the engine answers: what happens
+    /// to them is written at once, and first what was missed.
     ///
     /// # Errors
     /// The database's.
@@ -108,7 +119,7 @@ impl Fleet {
         }
         let mut rows = self.store.containers().of_node(node).await?;
         let mut told = None;
-        while !rows.is_empty() {
+        while !rows.is_empty() || self.nodes_left_lately().await?.contains(&node) {
             let looked = match &told {
                 None => self.look_around(&engine, node, &rows).await?,
                 Some(event) => self.act_on_event(&engine, node, &rows, event).await?,

@@ -85,18 +85,18 @@ impl Task for Containers {
             |row| row.id,
             |scheduler, row| async move { scheduler.fleet.provide_container(row.id, None).await },
         );
+        let is_mine = |node: &NodeId| scheduler.fleetwide.is_mine(*node);
         let mut nodes = store.containers().nodes_with_running().await?;
-        nodes.retain(|node| scheduler.fleetwide.is_mine(*node));
+        nodes.retain(is_mine);
         // Of a node without containers nobody claims the work for its firewall.
         for node in scheduler.fleet.with_old_firewalls(&nodes).await? {
             let fleet = scheduler.fleet.clone();
             self.closed.start(scheduler, node, async move { fleet.renew_firewall(node).await });
         }
+        nodes.extend(scheduler.fleet.nodes_left_lately().await?.into_iter().filter(is_mine));
         // A silent engine is followed until it answers, whatever runs there.
         let (silent, with_engine) = store.containers().silent_engines().await?;
-        nodes.extend(
-            silent.iter().map(|engine| engine.node).filter(|node| scheduler.fleetwide.is_mine(*node)),
-        );
+        nodes.extend(silent.iter().map(|engine| engine.node).filter(is_mine));
         self.leave_silent(scheduler, silent, with_engine);
         for node in nodes {
             let (fleet, stop) = (scheduler.fleet.clone(), scheduler.shutdown.clone());

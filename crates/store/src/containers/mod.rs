@@ -271,6 +271,15 @@ impl Containers<'_> {
         Ok(rows.into_iter().map(|(node,)| NodeId(node)).collect())
     }
 
+    /// Returns the living nodes with an engine that a lease with containers has left since then, by its end or a move.
+    pub async fn nodes_left(self, since: Timestamp) -> Result<Vec<NodeId>, StoreError> {
+        let sql = "SELECT DISTINCT h.node_id FROM lease_nodes h JOIN leases l ON l.id = h.lease_id \
+                   JOIN nodes n ON n.id = h.node_id WHERE h.left_at >= ? AND l.containers > 0 \
+                   AND n.engine IS NOT NULL AND n.health = 'alive' ORDER BY h.node_id";
+        let rows = self.store.db.all::<(i64,)>(sql, vals![since]).await?;
+        Ok(rows.into_iter().map(|(node,)| NodeId(node)).collect())
+    }
+
     /// Returns the containers, not removed, of the leases that want something on a node, by lease and number.
     pub async fn of_node(self, node: NodeId) -> Result<Vec<ContainerRow>, StoreError> {
         let sql = container_sql(

@@ -29,6 +29,7 @@ on_both!(
     a_restart_has_happened_when_another_run_was_seen,
     a_node_that_has_held_a_lease_is_looked_at_when_its_engine_is_back,
     an_engine_is_silent_since_the_first_time_and_answers_once,
+    the_node_that_a_lease_with_containers_has_left_is_known_for_as_long_as_it_lives,
 );
 
 async fn lease(world: &World) -> (Lease, NodeId) {
@@ -488,4 +489,17 @@ async fn an_engine_is_silent_since_the_first_time_and_answers_once(world: World)
     assert!(world.store.containers().engine_answers(node, at(7)).await.unwrap());
     assert!(!world.store.containers().engine_answers(node, at(8)).await.unwrap());
     assert_eq!(world.store.containers().silent_engines().await.unwrap(), (Vec::new(), 0));
+}
+
+async fn the_node_that_a_lease_with_containers_has_left_is_known_for_as_long_as_it_lives(world: World) {
+    let (lease, node) = lease(&world).await;
+    let left = async |since| world.store.containers().nodes_left(at(since)).await.unwrap();
+    world.store.containers().engine_seen(node, Some("docker 20.10.24 (API 1.41)")).await.unwrap();
+    made(&world, lease.id, None).await;
+    assert_eq!(left(0).await, [], "it is there");
+    world.store.leases().end(&[lease.id], &EndReason::Released, None, at(7)).await.unwrap();
+    world.clean(node, at(8)).await;
+    assert_eq!((left(8).await, left(9).await), (vec![node], Vec::new()));
+    world.set_health(node, Health::Suspect, at(9)).await;
+    assert_eq!(left(8).await, [], "nobody can ask it");
 }
