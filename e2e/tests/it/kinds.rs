@@ -22,6 +22,31 @@ async fn one_fleet_of_four_kinds_passes_the_whole_story_and_what_is_not_orions_s
     foreign.is_untouched();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_orions_on_a_node_is_told_to_admins_by_the_api() {
+    let system = System::start_kinds(Database::Sqlite, &[Kind::Foreign]).await;
+    let node = system.node(&system.workers()[0]).await.expect("known");
+    let findings = node["admin"]["last_clean_report"]["findings"].as_array().expect("a list").clone();
+    for (uid, told) in [
+        (
+            1_000_017,
+            " of the subordinate range 1000000:1000000000 is left alone; no lease gets a uid of that range here",
+        ),
+        (
+            250_001,
+            " of the subordinate range 231072:65536 is left alone; no lease gets a uid of that range here",
+        ),
+        (300_017, ", which no lease has had here, is left alone"),
+    ] {
+        let sentence = format!("uid {uid}{told}");
+        let is_told = |finding: &Value| finding.as_str().is_some_and(|text| text.ends_with(&sentence));
+        assert!(findings.iter().any(is_told), "{sentence}: {findings:#?}");
+    }
+    let user = system.user("ida").await;
+    let nodes = user.get("/api/nodes").await.expect(200);
+    assert!(!nodes.to_string().contains("left alone"), "{nodes}");
+}
+
 /// Rent, both logins, extension, release, dead nodes, a deadline that the node keeps alone.
 async fn whole_story(system: &System) {
     let ida = system.user("ida").await;

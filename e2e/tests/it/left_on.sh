@@ -15,6 +15,8 @@ for directory in /var/lib/orion/leases /home /var/spool/cron/crontabs /var/lib/s
 done
 for process in /proc/[0-9]*; do
     uid=$(stat -c %u "$process" 2>/dev/null) || continue
+    # What has ended runs no more, also where its parent has not asked how.
+    ! grep -q '^State:.[ZX]' "$process/status" 2>/dev/null || continue
     [ "$uid" -lt 200000 ] || echo "$uid process ${process#/proc/} $(tr '\0' ' ' 2>/dev/null <"$process/cmdline")"
 done | leased
 find / \( -path /proc -o -path /sys -o -path /usr \) -prune -o -print0 2>/dev/null |
