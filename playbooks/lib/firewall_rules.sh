@@ -7,8 +7,9 @@
 # Under the lock.
 firewall_script() {
   cat <<"SCRIPT"
-rules=$(grep -c "^-A" /var/lib/orion/firewall) || exit 0
-edits=$(iptables -w 10 -S | awk -v rules="$rules" '
+[ -s /var/lib/orion/firewall ] || exit 0
+edits=$(iptables -w 10 -S | awk '
+  FILENAME != "-" { rules += ($1 == "-A"); next }
   $1 == "-A" && $2 ~ /^ORION-/ { count++; next }
   $1 == "-A" && !($2 in first) { first[$2] = $0 }
   $1 == "-A" && $3 == "-j" && $4 ~ /^ORION-/ { sub(/^-A/, "-D"); edits = edits $0 "\n" }
@@ -17,7 +18,7 @@ edits=$(iptables -w 10 -S | awk -v rules="$rules" '
     forward = (first["FORWARD"] == "-A FORWARD -j DOCKER-USER") ? "DOCKER-USER" : "FORWARD"
     printf "%s-I INPUT 1 -j ORION-INPUT\n-I %s 1 -j ORION-FORWARD\n", edits, forward
     exit !(count == rules && first["INPUT"] == "-A INPUT -j ORION-INPUT" && first[forward] == "-A " forward " -j ORION-FORWARD")
-  }') && [ -z "${1:-}" ] && exit 0
+  }' /var/lib/orion/firewall -) && [ -z "${1:-}" ] && exit 0
 { cat /var/lib/orion/firewall; printf "%s\nCOMMIT\n" "$edits"; } | iptables-restore --noflush -w 10
 SCRIPT
 }
@@ -55,71 +56,89 @@ put_changed() {
     mv -f "/var/lib/orion/.$1.new" "/var/lib/orion/$1"
 }
 
-# own_bridges: the bridges of Orion's networks.
-own_bridges() {
-  awk -F: '{ gsub(/ /, "", $1) } $1 ~ /^orion-[0-9]+$/ { print $1 }' /proc/net/dev
-}
-
 # no_ipv6: a container that sends what packets it likes could reach the node by the IPv6 address of its bridge.
 no_ipv6() {
-  for bridge in $(own_bridges); do
-    ipv6=/proc/sys/net/ipv6/conf/$bridge/disable_ipv6
-    if [ ! -e "$ipv6" ] || [ "$(cat "$ipv6")" = 1 ]; then continue; fi
+  for ipv6 in /proc/sys/net/ipv6/conf/orion-[0-9]*/disable_ipv6; do
+    off=1
+    # A shell that reads byte by byte gets one byte of such a file, and no end of a line.
+    read -r off 2>/dev/null <"$ipv6" || :
+    if [ "$off" = 1 ]; then continue; fi
     echo 1 2>/dev/null >"$ipv6" || return 1
   done
 }
 
-# controllers: the addresses from which Orion came by SSH since the machine's start, at most 16.
-controllers() {
+# remember_controller: keeps the address from which Orion came by SSH, until the machine's next start.
+remember_controller() {
   came_from=${SSH_CONNECTION:-}
   came_from=${came_from%% *} came_from=${came_from#::ffff:}
-  case $came_from in
-  *[!0-9.]* | '') ;;
-  *)
-    if ! grep -qxF "$came_from" /run/orion/controllers 2>/dev/null; then
-      printf '%s\n' "$came_from" >>/run/orion/controllers || :
-    fi
-    ;;
-  esac
-  tail -n 16 /run/orion/controllers 2>/dev/null | sort -u || :
+  case $came_from in *[!0-9.]* | '') return 0 ;; esac
+  while read -r known; do
+    if [ "$known" = "$came_from" ]; then return 0; fi
+  done 2>/dev/null </run/orion/controllers || :
+  printf '%s\n' "$came_from" >>/run/orion/controllers || :
 }
 
-# resolvers: the name servers that the engine passes the containers' questions on to.
-resolvers() {
-  awk '$1 == "nameserver" && $2 ~ /^[0-9.]+$/ && $2 !~ /^127\./ && !seen[$2]++ && ++count <= 6 { print $2 }' \
-    /etc/resolv.conf /run/systemd/resolve/resolv.conf 2>/dev/null || :
-}
-
-# firewall_rules DENIED PROXIES PORTS PUBLIC_PORTS: what iptables-restore reads, without the COMMIT.
+# firewall_rules DENIED PROXIES PORTS PUBLIC_PORTS: what iptables-restore reads, without the COMMIT. One program writes them
+# all: every start of a container waits for it.
 firewall_rules() {
-  reject='REJECT --reject-with icmp-admin-prohibited'
-  # Answers only: a connection that began while the rules were not there ends with its next packet, if it may not be.
-  known='-m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j RETURN'
-  echo '*filter'
-  for chain in FORWARD INPUT EGRESS INGRESS; do echo ":ORION-$chain - [0:0]"; done
-  echo "-A ORION-FORWARD $known"
-  # Two containers of one lease, where the kernel shows iptables what a bridge passes on.
-  for bridge in $(own_bridges); do echo "-A ORION-FORWARD -i $bridge -o $bridge -j RETURN"; done
-  echo '-A ORION-FORWARD -i orion-+ -j ORION-EGRESS'
-  echo '-A ORION-FORWARD -o orion-+ -j ORION-INGRESS'
-  echo "-A ORION-INPUT $known"
-  for resolver in $(resolvers); do
-    for protocol in udp tcp; do
-      echo "-A ORION-EGRESS -d $resolver -p $protocol -m $protocol --dport 53 -j RETURN"
-      echo "-A ORION-INPUT -i orion-+ -d $resolver -p $protocol -m $protocol --dport 53 -j RETURN"
-    done
-  done
-  echo "-A ORION-INPUT -i orion-+ -j $reject"
-  echo "-A ORION-EGRESS -o orion-+ -j $reject"
-  for network in $(controllers) $(echo "$1" | tr , ' '); do echo "-A ORION-EGRESS -d $network -j $reject"; done
-  # A published port that the engine's own process answers, where its rules were flushed.
-  echo "$3" | tr , '\n' | awk 'NF { list = list (count ? "," : "") $1; if (++count == 15) { show() } } END { if (count) show() }
-    function show() { print "-A ORION-INPUT ! -i lo -p tcp -m multiport --dports " list " -j ORION-INGRESS"; list = ""; count = 0 }'
-  for proxy in $(echo "$2" | tr , ' '); do echo "-A ORION-INGRESS -s $proxy -j RETURN"; done
-  for port in $(echo "$4" | tr , ' '); do
-    echo "-A ORION-INGRESS -p tcp -m conntrack --ctorigdstport $port -j RETURN"
-  done
-  echo '-A ORION-INGRESS -j DROP'
+  remember_controller
+  awk -v denied="$1" -v proxies="$2" -v ports="$3" -v public_ports="$4" '
+    function add(rule) { print "-A ORION-" rule }
+    function show_ports() { add("INPUT ! -i lo -p tcp -m multiport --dports " list " -j ORION-INGRESS"); list = ""; listed = 0 }
+    BEGIN {
+      reject = " -j REJECT --reject-with icmp-admin-prohibited"
+      # Answers only: a connection that began while the rules were not there ends with its next packet, if it may not be.
+      known = " -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j RETURN"
+      print "*filter"
+      chains = split("FORWARD INPUT EGRESS INGRESS", chain, " ")
+      for (i = 1; i <= chains; i++) print ":ORION-" chain[i] " - [0:0]"
+      add("FORWARD" known)
+      # Two containers of one lease, where the kernel shows iptables what a bridge passes on.
+      while ((getline line < "/proc/net/dev") > 0) {
+        sub(/:.*/, "", line)
+        gsub(/ /, "", line)
+        if (line ~ /^orion-[0-9]+$/) add("FORWARD -i " line " -o " line " -j RETURN")
+      }
+      add("FORWARD -i orion-+ -j ORION-EGRESS")
+      add("FORWARD -o orion-+ -j ORION-INGRESS")
+      add("INPUT" known)
+      # The name servers that the engine passes the questions of containers on to.
+      resolvers = 0
+      files = split("/etc/resolv.conf /run/systemd/resolve/resolv.conf", file, " ")
+      for (i = 1; i <= files; i++) while ((getline line < file[i]) > 0) {
+        split(line, word, " ")
+        if (word[1] != "nameserver" || word[2] !~ /^[0-9.]+$/ || word[2] ~ /^127\./ || (word[2] in resolver)) continue
+        if (++resolvers > 6) break
+        resolver[word[2]]
+        for (tcp = 0; tcp < 2; tcp++) {
+          question = "-d " word[2] (tcp ? " -p tcp -m tcp" : " -p udp -m udp") " --dport 53 -j RETURN"
+          add("EGRESS " question)
+          add("INPUT -i orion-+ " question)
+        }
+      }
+      add("INPUT -i orion-+" reject)
+      add("EGRESS -o orion-+" reject)
+      # The last 16 addresses from which Orion came.
+      came = 0
+      while ((getline line < "/run/orion/controllers") > 0) controller[++came] = line
+      for (i = (came > 16 ? came - 15 : 1); i <= came; i++) if (controller[i] != "") add("EGRESS -d " controller[i] reject)
+      count = split(denied, word, ",")
+      for (i = 1; i <= count; i++) if (word[i] != "") add("EGRESS -d " word[i] reject)
+      # A published port that the own process of the engine answers, where its rules were flushed.
+      list = ""; listed = 0
+      count = split(ports, word, ",")
+      for (i = 1; i <= count; i++) if (word[i] != "") {
+        list = list (listed ? "," : "") word[i]
+        if (++listed == 15) show_ports()
+      }
+      if (listed) show_ports()
+      count = split(proxies, word, ",")
+      for (i = 1; i <= count; i++) if (word[i] != "") add("INGRESS -s " word[i] " -j RETURN")
+      count = split(public_ports, word, ",")
+      for (i = 1; i <= count; i++) if (word[i] != "")
+        add("INGRESS -p tcp -m conntrack --ctorigdstport " word[i] " -j RETURN")
+      add("INGRESS -j DROP")
+    }' </dev/null
 }
 
 # open_networks: takes Orion's chains away.

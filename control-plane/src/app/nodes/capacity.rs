@@ -83,9 +83,8 @@ impl CapacityView {
         }
     }
 
-    /// Adds the GPU devices.
-    #[must_use]
-    pub fn with_gpus(mut self, gpus: &[GpuRow]) -> Self {
+    /// Sets the GPU devices.
+    pub fn set_gpus(&mut self, gpus: &[GpuRow]) {
         let view = |row: &GpuRow| GpuView {
             uuid: row.gpu.uuid.clone(),
             number: row.gpu.number,
@@ -101,7 +100,6 @@ impl CapacityView {
         let total = count(&|gpu| gpu.present);
         self.gpus = AmountView::of(total, count(&|gpu| gpu.present && gpu.held));
         self.gpu_devices = devices;
-        self
     }
 }
 

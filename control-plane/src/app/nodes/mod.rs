@@ -5,7 +5,7 @@ mod drain;
 mod forget;
 pub mod views;
 
-use self::views::NodeView;
+use self::views::{NodeView, Wants};
 use crate::{
     App,
     error::{ApiError, NODE, OrProblem as _},
@@ -14,7 +14,7 @@ use orion_domain::{
     NodeId, UserId,
     node::{Health, Node},
 };
-use orion_store::{Cas, DeclaredDead, LeaseGlance, ListedNode};
+use orion_store::{Cas, DeclaredDead, LeaseGlance};
 use std::{collections::HashMap, time::Duration};
 
 /// Kind of the refusal of a host key.
@@ -48,42 +48,35 @@ impl Nodes<'_> {
         limit: u32,
         viewer: Option<UserId>,
     ) -> Result<Vec<NodeView>, ApiError> {
-        let rows = self.app.store.nodes().page(after, limit).await?;
-        // Of most nodes the page says all. Read besides: nodes that are drained, and leases that share a node.
-        let has_drain = |row: &&ListedNode| row.node.drain.is_some();
-        let drained: Vec<NodeId> = rows.iter().filter(has_drain).map(|row| row.node.id).collect();
-        let has_more = |row: &&ListedNode| {
-            let availability = row.node.availability();
-            availability.is_held && (availability.is_drained.is_some() || !availability.has_whole_lease)
-        };
-        let held: Vec<NodeId> = rows.iter().filter(has_more).map(|row| row.node.id).collect();
-        let ends = (rows.first().map(|row| row.node.id), rows.last().map(|row| row.node.id));
-        let leases_and_drains = async {
-            let leases = self.app.store.leases().on_nodes(&held).await?;
-            let drained = self.app.store.nodes().by_ids(&drained).await?;
-            let drains = self.drains(&drained, &leases, viewer).await?;
-            Ok::<_, ApiError>((leases, drains))
-        };
-        let gpus = async {
-            match ends {
-                (Some(first), Some(last)) => Ok(self.app.store.nodes().gpus_between(first, last).await?),
-                (Some(_) | None, _) => Ok(HashMap::new()),
-            }
-        };
-        let shared = self.shared_machine_ids(ends.0, ends.1, viewer);
-        let ((leases, mut drains), gpus, shared) = tokio::try_join!(leases_and_drains, gpus, shared)?;
+        let nodes = self.app.store.nodes();
         let now = self.app.now();
-        let view = |ListedNode { node, open_at, lease }| {
-            let (drain, finding) = (drains.remove(&node.id), shared.get(&node.id));
-            // A lease that has the whole node came with it.
-            let others =
-                leases.get(&node.id).filter(|_| lease.is_none()).map(Vec::as_slice).unwrap_or_default();
-            let held = lease.into_iter().chain(others.iter().map(LeaseGlance::from));
-            let gpus = gpus.get(&node.id).map(Vec::as_slice).unwrap_or_default();
-            let view = NodeView::new(node, held, open_at, viewer, now).with_gpus(gpus);
-            view.with_drain(drain).with_finding(finding)
+        let listed = nodes.page_as(after, limit, |listed| NodeView::listed(listed, viewer, now));
+        let gpus = async { Ok::<_, ApiError>(nodes.gpus_of_page(after, limit).await?) };
+        let shared = self.shared_machine_ids(after, limit, viewer);
+        // The page last: once its rows come, it leaves the others no turn.
+        let (gpus, shared, mut views) = tokio::try_join!(gpus, shared, async { Ok(listed.await?) })?;
+
+        // Of most nodes that is all. Read besides: nodes that are drained, and leases that share a node.
+        let of = |is_wanted: fn(&Wants) -> bool| -> Vec<NodeId> {
+            views.iter().filter(|view| is_wanted(&view.wants)).map(|view| view.node_id).collect()
         };
-        Ok(rows.into_iter().map(view).collect())
+        let held = of(|wants| wants.leases);
+        let drained = of(|wants| wants.drain);
+        let leases = self.app.store.leases().on_nodes(&held).await?;
+        let drained = nodes.by_ids(&drained).await?;
+        let mut drains = self.drains(&drained, &leases, viewer).await?;
+        for view in &mut views {
+            let id = view.node_id;
+            if let (Some(leases), false) = (leases.get(&id), view.has_lease()) {
+                view.set_leases(leases.iter().map(LeaseGlance::from), viewer);
+            }
+            if let Some(gpus) = gpus.get(&id) {
+                view.set_gpus(gpus);
+            }
+            view.set_drain(drains.remove(&id));
+            view.set_finding(shared.get(&id));
+        }
+        Ok(views)
     }
 
     /// Applies `ORION_NODE_RESERVED` to the nodes that have registered already, as soon as the database answers.
@@ -122,24 +115,28 @@ impl Nodes<'_> {
         let seen = self.app.store.agents().sightings(&[node.id]).await?;
         let open_at = seen.get(&node.id).and_then(|seen| seen.open_at);
         let held = held.iter().map(LeaseGlance::from);
-        let shared = self.shared_machine_ids(Some(node.id), Some(node.id), viewer).await?;
-        let finding = shared.get(&node.id);
-        let gpus = self.app.store.nodes().gpus(node.id).await?;
-        let view = NodeView::new(node.into(), held, open_at, viewer, self.app.now()).with_gpus(&gpus);
-        Ok(view.with_drain(drain).with_finding(finding))
+        let id = node.id;
+        let shared = self.shared_machine_ids(NodeId(id.0 - 1), 1, viewer).await?;
+        let gpus = self.app.store.nodes().gpus(id).await?;
+        let mut view = NodeView::new(node.into(), held, open_at, viewer, self.app.now());
+        view.set_gpus(&gpus);
+        view.set_drain(drain);
+        view.set_finding(shared.get(&id));
+        Ok(view)
     }
 
-    /// Returns a sentence about each node of `first` to `last` whose machine id others have, too; for admins only.
+    /// Returns a sentence about each of the next `limit` nodes after `after` whose machine id others have, too; for
+    /// admins only.
     async fn shared_machine_ids(
         self,
-        first: Option<NodeId>,
-        last: Option<NodeId>,
+        after: NodeId,
+        limit: u32,
         viewer: Option<UserId>,
     ) -> Result<HashMap<NodeId, String>, ApiError> {
-        let (None, Some(first), Some(last)) = (viewer, first, last) else {
-            return Ok(HashMap::new());
-        };
-        Ok(self.app.store.nodes().shared_machine_ids(first, last).await?)
+        match viewer {
+            Some(_) => Ok(HashMap::new()),
+            None => Ok(self.app.store.nodes().shared_machine_ids(after, limit).await?),
+        }
     }
 
     /// Accepts the host key that was seen at a pending node.

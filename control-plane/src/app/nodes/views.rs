@@ -11,7 +11,7 @@ use orion_domain::{
     node::{Health, LinkState},
     way_in::{Way, clock_off_text, one_line, told, without_details},
 };
-use orion_store::{Event, GpuRow, LeaseGlance, NodeSummary};
+use orion_store::{Event, GpuRow, LeaseGlance, ListedNode, NodeSummary};
 use serde::Serialize;
 use std::borrow::Cow;
 use utoipa::ToSchema;
@@ -79,6 +79,17 @@ pub struct NodeView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     admin: Option<NodeAdminView>,
+    #[serde(skip)]
+    pub(super) wants: Wants,
+}
+
+/// What of a node of a page is still to be read.
+#[derive(Clone, Copy, Default)]
+pub struct Wants {
+    /// The progress of its drain.
+    pub drain: bool,
+    /// Its leases: slices do not come with a page, and a drain is held up by leases.
+    pub leases: bool,
 }
 
 /// A lease on a node, for its owner and for admins.
@@ -153,26 +164,43 @@ impl NodeView {
     }
 
     /// Adds what is found of the node's machine, for admins.
-    #[must_use]
-    pub fn with_finding(mut self, finding: Option<&String>) -> Self {
+    pub fn set_finding(&mut self, finding: Option<&String>) {
         if let (Some(finding), true) = (finding, self.admin.is_some()) {
             self.status_reason = format!("{}; {finding}", self.status_reason);
         }
-        self
     }
 
-    /// Adds the node's GPU devices.
-    #[must_use]
-    pub fn with_gpus(mut self, gpus: &[GpuRow]) -> Self {
-        self.capacity = self.capacity.with_gpus(gpus);
-        self
+    /// Sets the node's GPU devices.
+    pub fn set_gpus(&mut self, gpus: &[GpuRow]) {
+        self.capacity.set_gpus(gpus);
     }
 
     /// Sets the progress of the node's drain.
-    #[must_use]
-    pub fn with_drain(mut self, drain: Option<DrainView>) -> Self {
+    pub fn set_drain(&mut self, drain: Option<DrainView>) {
         self.drain = drain;
-        self
+    }
+
+    /// Sets those of the leases on the node that `viewer` may see; `None` is an admin.
+    pub fn set_leases(&mut self, leases: impl Iterator<Item = LeaseGlance>, viewer: Option<UserId>) {
+        let may_see = |lease: &LeaseGlance| viewer.is_none_or(|viewer| lease.user == viewer);
+        self.leases = leases.filter(may_see).map(NodeLeaseView::from).collect();
+        self.lease = self.leases.first().copied();
+    }
+
+    /// Creates the view of a node of a page for `viewer`; `None` is an admin.
+    pub fn listed(listed: ListedNode, viewer: Option<UserId>, now: Timestamp) -> Self {
+        let ListedNode { node, open_at, lease } = listed;
+        let state = node.availability();
+        let wants = Wants {
+            drain: node.drain.is_some(),
+            leases: state.is_held && (state.is_drained.is_some() || !state.has_whole_lease),
+        };
+        Self { wants, ..Self::new(node, lease.into_iter(), open_at, viewer, now) }
+    }
+
+    /// Whether leases are shown on it.
+    pub const fn has_lease(&self) -> bool {
+        self.lease.is_some()
     }
 
     /// Creates the view of a node, on which `leases` are, for `viewer`; `None` is an admin. `open_at`: time at which a
@@ -204,14 +232,12 @@ impl NodeView {
         if let Some(why) = &node.disk_full {
             reason = format!("{reason}; not offered for containers: {why}");
         }
-        let may_see = |lease: &LeaseGlance| viewer.is_none_or(|viewer| lease.user == viewer);
-        let leases: Vec<NodeLeaseView> = leases.filter(may_see).map(NodeLeaseView::from).collect();
         // A node that only dials out has no address.
         let (ip, ssh_port, host_keys) = match node.sshd {
             Some(sshd) => (sshd.addr, sshd.port.get(), sshd.host_keys),
             None => (String::new(), 0, Vec::new()),
         };
-        Self {
+        let mut view = Self {
             node_id: node.id,
             hostname: node.hostname,
             ip,
@@ -233,8 +259,8 @@ impl NodeView {
             capacity: CapacityView::of(node.capacity, state.has_whole_lease),
             containers: EngineView::of(node.engine, node.engine_down_since, node.disk_full.as_ref()),
             tags: node.tags,
-            lease: leases.first().copied(),
-            leases,
+            lease: None,
+            leases: Vec::new(),
             drain: None,
             admin: viewer.is_none().then_some(NodeAdminView {
                 ssh: node.health,
@@ -253,7 +279,10 @@ impl NodeView {
                 registered_at: node.registered_at,
                 events: None,
             }),
-        }
+            wants: Wants::default(),
+        };
+        view.set_leases(leases, viewer);
+        view
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     app::nodes::views::NodeView,
     auth::Caller,
     error::ApiError,
-    routes::{PageQuery, Query, next_link, page_reply, parse_id},
+    routes::{PageQuery, Query, long_page_reply, next_link, parse_id},
 };
 use axum::{
     Json,
@@ -37,7 +37,7 @@ pub async fn list(
     let views = app.nodes().page(NodeId(page.cursor()?), limit, viewer).await?;
     let last = views.last().map(|view| view.node_id.0);
     let next = next_link("/api/nodes", views.len() == limit as usize, last, limit, false);
-    page_reply(&views, next)
+    long_page_reply(views, next).await
 }
 
 /// One node

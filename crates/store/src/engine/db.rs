@@ -36,6 +36,8 @@ pub(super) const OPERATION_MAX: Duration = Duration::from_secs(5);
 const ACQUIRE_MAX_OF_SEVERAL: Duration = Duration::from_secs(1);
 /// The same for the only host: a busy one is waited for longer, there is nowhere else to go.
 pub(super) const ACQUIRE_MAX_OF_ONE: Duration = Duration::from_secs(2);
+/// Longest time for which a connection of the pool is taken for usable without a question.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// Readers of SQLite; there is one writer.
 const SQLITE_READERS: u32 = 4;
 
@@ -65,14 +67,15 @@ where
 
 /// Reads rows while the server still sends others. All are taken off the connection, also behind one that cannot be
 /// read.
-async fn decoded<T: for<'r> FromRow<'r, R>, R: sqlx::Row>(
+async fn decoded<T: for<'r> FromRow<'r, R>, R: sqlx::Row, U>(
     mut rows: BoxStream<'_, std::result::Result<R, sqlx::Error>>,
-) -> std::result::Result<std::result::Result<Vec<T>, sqlx::Error>, sqlx::Error> {
+    make: impl Fn(T) -> U,
+) -> std::result::Result<std::result::Result<Vec<U>, sqlx::Error>, sqlx::Error> {
     let mut records = Ok(Vec::new());
     while let Some(row) = rows.try_next().await? {
         if let Ok(read) = &mut records {
             match T::from_row(&row) {
-                Ok(record) => read.push(record),
+                Ok(record) => read.push(make(record)),
                 Err(error) => records = Err(error),
             }
         }
@@ -216,11 +219,21 @@ impl Db {
 
     /// All rows of a query outside a transaction; a lost host is worked around.
     pub(crate) async fn all<T: Record>(&self, sql: impl SqlSafeStr, values: Vec<Val>) -> Result<Vec<T>> {
+        self.all_as(sql, values, |record: T| record).await
+    }
+
+    /// As [`Db::all`], but makes something of each row while the server still sends others.
+    pub(crate) async fn all_as<T: Record, U: Send>(
+        &self,
+        sql: impl SqlSafeStr,
+        values: Vec<Val>,
+        make: impl Fn(T) -> U + Send + Sync,
+    ) -> Result<Vec<U>> {
         let sql = sql.into_sql_str();
         let started = Instant::now();
         loop {
             let host = self.host();
-            match Box::pin(self.read(sql.clone(), values.clone())).await {
+            match Box::pin(self.read(sql.clone(), values.clone(), &make)).await {
                 Err(Fault::Gone(text)) => {
                     self.leave(host);
                     if started.elapsed() >= self.patience() {
@@ -238,16 +251,21 @@ impl Db {
         }
     }
 
-    async fn read<T: Record>(&self, sql: SqlStr, values: Vec<Val>) -> Result<Vec<T>> {
+    async fn read<T: Record, U: Send>(
+        &self,
+        sql: SqlStr,
+        values: Vec<Val>,
+        make: impl Fn(T) -> U + Send + Sync,
+    ) -> Result<Vec<U>> {
         match self {
             Self::Lite { readers, .. } => {
                 let mut held = held(readers).await?;
-                let rows = limited(decoded(bound::<Sqlite>(sql, values).fetch(held.get()?))).await;
+                let rows = limited(decoded(bound::<Sqlite>(sql, values).fetch(held.get()?), make)).await;
                 settled(rows, &mut held)?.map_err(Fault::from)
             }
             Self::Maria(hosts) => {
                 let mut held = held(hosts.pool()).await?;
-                let rows = limited(decoded(bound::<MySql>(sql, values).fetch(held.get()?))).await;
+                let rows = limited(decoded(bound::<MySql>(sql, values).fetch(held.get()?), make)).await;
                 settled(rows, &mut held)?.map_err(Fault::from)
             }
         }
@@ -337,8 +355,12 @@ impl Open {
 
     pub(crate) async fn fetch<T: Record>(&mut self, sql: SqlStr, values: Vec<Val>) -> Result<Vec<T>> {
         let rows = match self {
-            Self::Maria(held) => limited(decoded(bound::<MySql>(sql, values).fetch(held.get()?))).await?,
-            Self::Lite(held) => limited(decoded(bound::<Sqlite>(sql, values).fetch(held.get()?))).await?,
+            Self::Maria(held) => {
+                limited(decoded(bound::<MySql>(sql, values).fetch(held.get()?), |row| row)).await?
+            }
+            Self::Lite(held) => {
+                limited(decoded(bound::<Sqlite>(sql, values).fetch(held.get()?), |row| row)).await?
+            }
         };
         rows.map_err(Fault::from)
     }
@@ -397,6 +419,8 @@ async fn open_maria(config: &StoreConfig) -> std::result::Result<Db, StoreError>
                 .max_connections(config.connections_max.max(2))
                 .acquire_timeout(acquire_max)
                 .after_connect(|connection, _| Box::pin(prepare_session(connection)))
+                .test_before_acquire(false)
+                .before_acquire(|connection, held| Box::pin(is_usable(connection, held.idle_for)))
                 .connect_lazy_with(options),
         );
     }
@@ -404,6 +428,18 @@ async fn open_maria(config: &StoreConfig) -> std::result::Result<Db, StoreError>
         return Err(StoreError::Unavailable(problem));
     }
     Ok(Db::Maria(Arc::new(Hosts { pools, current: AtomicUsize::new(0), retries: Retries::default() })))
+}
+
+/// Asks the server only after a pause whether the connection is still there: it is a round trip. A connection that broke
+/// just now fails its next statement, which is run again on another one.
+async fn is_usable(
+    connection: &mut MySqlConnection,
+    idle_for: Duration,
+) -> std::result::Result<bool, sqlx::Error> {
+    if idle_for >= TRUSTED_IDLE {
+        connection.ping().await?;
+    }
+    Ok(true)
 }
 
 async fn check_host(options: &MySqlConnectOptions) -> std::result::Result<(), sqlx::Error> {

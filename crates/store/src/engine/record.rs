@@ -23,22 +23,29 @@ where
 }
 
 /// A struct of columns that reads itself from a row of `Self::columns`, on either database. Its first field may be
-/// another such struct: `..name: Type`.
+/// another such struct: `..name: Type`. One with a lifetime borrows texts from the row.
 macro_rules! record {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($fields:tt)* }) => {
+        record! { @ ['r, $name] $(#[$meta])* $vis struct $name { $($fields)* } }
+    };
+    ($(#[$meta:meta])* $vis:vis struct $name:ident<$row:lifetime> { $($fields:tt)* }) => {
+        record! { @ [$row, $name<$row>] $(#[$meta])* $vis struct $name<$row> { $($fields)* } }
+    };
     (
+        @ [$row:lifetime, $self:ty]
         $(#[$meta:meta])*
-        $vis:vis struct $name:ident {
+        $vis:vis struct $name:ident $(<$borrowed:lifetime>)? {
             $(..$inner_vis:vis $inner:ident: $inner_type:ident,)?
             $($field_vis:vis $field:ident: $type:ty,)*
         }
     ) => {
         $(#[$meta])*
-        $vis struct $name {
+        $vis struct $name $(<$borrowed>)? {
             $($inner_vis $inner: $inner_type,)?
             $($field_vis $field: $type,)*
         }
 
-        impl $name {
+        impl $(<$borrowed>)? $name $(<$borrowed>)? {
             /// The columns in the order in which a row is read, of the table that the query calls `table`.
             pub(crate) fn columns(table: &str) -> String {
                 let inner: [String; _] = [$($inner_type::columns(table))?];
@@ -47,13 +54,13 @@ macro_rules! record {
             }
         }
 
-        impl<'r, R: sqlx::Row> crate::engine::Columns<'r, R> for $name
+        impl<$row, R: sqlx::Row> crate::engine::Columns<$row, R> for $self
         where
             usize: sqlx::ColumnIndex<R>,
-            $($inner_type: crate::engine::Columns<'r, R>,)?
-            $($type: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,)*
+            $($inner_type: crate::engine::Columns<$row, R>,)?
+            $($type: sqlx::Decode<$row, R::Database> + sqlx::Type<R::Database>,)*
         {
-            fn read(row: &'r R, places: &mut std::ops::Range<usize>) -> Result<Self, sqlx::Error> {
+            fn read(row: &$row R, places: &mut std::ops::Range<usize>) -> Result<Self, sqlx::Error> {
                 Ok(Self {
                     $($inner: crate::engine::Columns::read(row, places)?,)?
                     $($field: row.try_get(places.next().unwrap_or(usize::MAX))?,)*
@@ -61,11 +68,11 @@ macro_rules! record {
             }
         }
 
-        impl<'r, R: sqlx::Row> sqlx::FromRow<'r, R> for $name
+        impl<$row, R: sqlx::Row> sqlx::FromRow<$row, R> for $self
         where
-            Self: crate::engine::Columns<'r, R>,
+            Self: crate::engine::Columns<$row, R>,
         {
-            fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+            fn from_row(row: &$row R) -> Result<Self, sqlx::Error> {
                 crate::engine::Columns::read(row, &mut (0..row.len()))
             }
         }

@@ -76,21 +76,22 @@ impl Nodes<'_> {
         Ok(rows.into_iter().map(GpuRow::from).collect())
     }
 
-    /// Returns the GPUs of the nodes from `first` to `last` that have any, each node's in the order of their numbers.
+    /// Returns the GPUs of the next `limit` nodes after `after`, each node's in the order of their numbers.
     ///
     /// # Errors
     /// The database's.
-    pub async fn gpus_between(
+    pub async fn gpus_of_page(
         self,
-        first: NodeId,
-        last: NodeId,
+        after: NodeId,
+        limit: u32,
     ) -> Result<HashMap<NodeId, Vec<GpuRow>>, StoreError> {
-        let sql = "SELECT node_id, uuid, number, model, memory_mb, present, lease_id FROM gpus \
-                   WHERE node_id BETWEEN ? AND ? ORDER BY node_id, number, uuid";
+        let sql = "SELECT node_id, uuid, number, model, memory_mb, present, lease_id \
+                   FROM (SELECT id FROM nodes WHERE id > ? ORDER BY id LIMIT ?) p \
+                   JOIN gpus ON node_id = p.id ORDER BY node_id, number, uuid";
         type Row = (i64, String, i64, String, i64, i64, Option<i64>);
         let mut found: HashMap<NodeId, Vec<GpuRow>> = HashMap::new();
         for (node, uuid, number, model, memory_mb, present, lease) in
-            self.store.db.all::<Row>(sql, vals![first, last]).await?
+            self.store.db.all::<Row>(sql, vals![after, limit]).await?
         {
             let row = GpuRow::from((uuid, number, model, memory_mb, present, lease));
             found.entry(NodeId(node)).or_default().push(row);

@@ -193,16 +193,16 @@ impl From<&Lease> for LeaseGlance {
 
 record! {
     /// Columns of [`LeaseGlance`].
-    struct LeaseGlanceRow {
+    struct LeaseGlanceRow<'r> {
         id: i64,
         user_id: i64,
         leased_from: i64,
         leased_until: i64,
-        state: String,
+        state: &'r str,
     }
 }
 
-impl From<LeaseGlanceRow> for LeaseGlance {
+impl From<LeaseGlanceRow<'_>> for LeaseGlance {
     fn from(row: LeaseGlanceRow) -> Self {
         Self {
             id: LeaseId(row.id),
@@ -216,35 +216,35 @@ impl From<LeaseGlanceRow> for LeaseGlance {
 
 record! {
     /// Columns of [`NodeSummary`].
-    struct SummaryRow {
+    struct SummaryRow<'r> {
         id: i64,
         hostname: String,
-        transport: String,
+        transport: &'r str,
         addr: Option<String>,
         ssh_port: Option<i64>,
-        host_keys: Option<String>,
+        host_keys: Option<&'r str>,
         seen_fingerprint: Option<String>,
-        admission: String,
-        health: String,
+        admission: &'r str,
+        health: &'r str,
         health_reason: String,
         health_since: i64,
         quarantine: Option<String>,
         quarantine_since: Option<i64>,
         cordon: Option<String>,
         drained_at: Option<i64>,
-        link: String,
+        link: &'r str,
         link_since: i64,
         agent_sees_sshd: Option<i64>,
-        way_in: String,
+        way_in: &'r str,
         way_in_reason: Option<String>,
         way_in_since: i64,
         clock_off_ms: Option<i64>,
         cpu_cores: Option<i64>,
         memory_mb: Option<i64>,
-        gpus: String,
+        gpus: &'r str,
         mac: Option<String>,
         agent_version: Option<String>,
-        tags: String,
+        tags: &'r str,
         desired_version: i64,
         applied_version: i64,
         whole_lease: Option<i64>,
@@ -258,21 +258,21 @@ record! {
         engine: Option<String>,
         engine_down_since: Option<i64>,
         registered_at: i64,
-        last_clean_report: Option<String>,
+        last_clean_report: Option<&'r str>,
         reconcile_failures: i64,
     }
 }
 
-impl TryFrom<SummaryRow> for NodeSummary {
+impl TryFrom<SummaryRow<'_>> for NodeSummary {
     type Error = StoreError;
 
-    fn try_from(row: SummaryRow) -> Result<Self, StoreError> {
+    fn try_from(row: SummaryRow<'_>) -> Result<Self, StoreError> {
         let check = Checked { table: "nodes", id: row.id };
-        let sshd = match (row.transport.as_str(), row.addr, row.ssh_port, row.host_keys) {
+        let sshd = match (row.transport, row.addr, row.ssh_port, row.host_keys) {
             ("ssh", Some(addr), Some(port), Some(host_keys)) => Some(SshdSummary {
                 addr,
                 port: check.number("ssh_port", port)?,
-                host_keys: check.json("host_keys", &host_keys)?,
+                host_keys: check.json("host_keys", host_keys)?,
             }),
             ("pull", ..) => None,
             (transport, ..) => {
@@ -284,30 +284,30 @@ impl TryFrom<SummaryRow> for NodeSummary {
             hostname: row.hostname,
             sshd,
             seen_fingerprint: row.seen_fingerprint,
-            admission: row::admission(&check, &row.admission)?,
-            health: row::health(&check, &row.health)?,
+            admission: row::admission(&check, row.admission)?,
+            health: row::health(&check, row.health)?,
             health_reason: row.health_reason,
             health_since: at(row.health_since),
             quarantine_since: row.quarantine_since.filter(|_| row.quarantine.is_some()).map(at),
             quarantine: row.quarantine,
             drained_at: row.drained_at.filter(|_| row.cordon.is_some()).map(at),
             drain: row.cordon,
-            link: row::link(&check, &row.link)?,
+            link: row::link(&check, row.link)?,
             link_since: at(row.link_since),
             agent_sees_sshd: row.agent_sees_sshd.map(|sees| sees != 0),
-            way_in: row::way_in(&check, &row.way_in)?,
+            way_in: row::way_in(&check, row.way_in)?,
             way_in_reason: row.way_in_reason,
             way_in_since: at(row.way_in_since),
             clock_off_ms: row.clock_off_ms,
             facts: Facts {
                 cpu_cores: row.cpu_cores.map(|count| check.number("cpu_cores", count)).transpose()?,
                 memory_mb: row.memory_mb.map(|size| check.number("memory_mb", size)).transpose()?,
-                gpus: check.json("gpus", &row.gpus)?,
+                gpus: check.json("gpus", row.gpus)?,
                 gpu_devices: Vec::new(),
                 mac: row.mac,
                 agent_version: row.agent_version,
             },
-            tags: check.json("tags", &row.tags)?,
+            tags: check.json("tags", row.tags)?,
             desired_version: row.desired_version,
             applied_version: row.applied_version,
             whole_lease: row.whole_lease.map(LeaseId),
@@ -325,7 +325,7 @@ impl TryFrom<SummaryRow> for NodeSummary {
             registered_at: at(row.registered_at),
             last_clean_report: row
                 .last_clean_report
-                .map(|report| check.json("last_clean_report", &report))
+                .map(|report| check.json("last_clean_report", report))
                 .transpose()?,
             reconcile_failures: check.number("reconcile_failures", row.reconcile_failures)?,
         })
@@ -336,15 +336,15 @@ impl TryFrom<SummaryRow> for NodeSummary {
 impl<'r, R: Row> FromRow<'r, R> for ListedNode
 where
     usize: ColumnIndex<R>,
-    SummaryRow: Columns<'r, R>,
-    Option<LeaseGlanceRow>: Columns<'r, R>,
+    SummaryRow<'r>: Columns<'r, R>,
+    Option<LeaseGlanceRow<'r>>: Columns<'r, R>,
     Option<i64>: Decode<'r, R::Database> + Type<R::Database>,
 {
     fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
         let open_at: Option<i64> = row.try_get(0)?;
         let mut places = 1..row.len();
-        let node = SummaryRow::read(row, &mut places)?;
-        let lease: Option<LeaseGlanceRow> = Columns::read(row, &mut places)?;
+        let node = SummaryRow::<'r>::read(row, &mut places)?;
+        let lease: Option<LeaseGlanceRow<'r>> = Columns::read(row, &mut places)?;
         Ok(Self {
             node: node.try_into().map_err(|error: StoreError| sqlx::Error::Decode(error.into()))?,
             open_at: open_at.map(at),
@@ -356,11 +356,21 @@ where
 impl Nodes<'_> {
     /// The next `limit` nodes after `after`, by number.
     pub async fn page(self, after: NodeId, limit: u32) -> Result<Vec<ListedNode>, StoreError> {
+        self.page_as(after, limit, |listed| listed).await
+    }
+
+    /// As [`Nodes::page`], but makes something of each node while the database still sends others.
+    pub async fn page_as<T: Send>(
+        self,
+        after: NodeId,
+        limit: u32,
+        make: impl Fn(ListedNode) -> T + Send + Sync,
+    ) -> Result<Vec<T>, StoreError> {
         let (node, lease) = (SummaryRow::columns("n"), LeaseGlanceRow::columns("l"));
         let sql = format!(
             "SELECT s.open_at, {node}, {lease} FROM nodes n LEFT JOIN node_seen s ON s.node_id = n.id \
              LEFT JOIN leases l ON l.id = n.whole_lease WHERE n.id > ? ORDER BY n.id LIMIT ?"
         );
-        Ok(self.store.db.all(AssertSqlSafe(sql), vals![after, limit]).await?)
+        Ok(self.store.db.all_as(AssertSqlSafe(sql), vals![after, limit], make).await?)
     }
 }

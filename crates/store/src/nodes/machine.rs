@@ -89,17 +89,18 @@ impl Nodes<'_> {
         })?)
     }
 
-    /// Returns a sentence about each node of `first` to `last` whose machine id other nodes have, too.
+    /// Returns a sentence about each of the next `limit` nodes after `after` whose machine id other nodes have, too.
     pub async fn shared_machine_ids(
         self,
-        first: NodeId,
-        last: NodeId,
+        after: NodeId,
+        limit: u32,
     ) -> std::result::Result<HashMap<NodeId, String>, StoreError> {
         let sql = format!(
-            "SELECT n.id, g.lowest, g.highest, g.many FROM nodes n JOIN ({GROUPS}) g ON g.machine = n.machine_id_sha256 \
-             WHERE n.id >= ? AND n.id <= ?"
+            "SELECT n.id, g.lowest, g.highest, g.many \
+             FROM (SELECT id, machine_id_sha256 FROM nodes WHERE id > ? ORDER BY id LIMIT ?) n \
+             JOIN ({GROUPS}) g ON g.machine = n.machine_id_sha256"
         );
-        let rows = self.store.db.all::<(i64, i64, i64, i64)>(sqlx::AssertSqlSafe(sql), vals![first, last]);
+        let rows = self.store.db.all::<(i64, i64, i64, i64)>(sqlx::AssertSqlSafe(sql), vals![after, limit]);
         let sentence = |(id, lowest, highest, many)| {
             let other = if lowest == id { highest } else { lowest };
             (NodeId(id), shared_text(NodeId(other), many))

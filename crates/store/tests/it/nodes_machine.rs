@@ -32,7 +32,8 @@ async fn says_kernel(world: &World, node: NodeId, kernel: &str, second: i64) {
 }
 
 async fn shown(world: &World, first: &Node, last: &Node) -> Vec<Option<String>> {
-    let mut shown = world.store.nodes().shared_machine_ids(first.id, last.id).await.unwrap();
+    let count = u32::try_from(last.id.0 - first.id.0 + 1).unwrap();
+    let mut shown = world.store.nodes().shared_machine_ids(NodeId(first.id.0 - 1), count).await.unwrap();
     (first.id.0..=last.id.0).map(|id| shown.remove(&NodeId(id))).collect()
 }
 
