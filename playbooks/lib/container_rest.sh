@@ -18,6 +18,23 @@ remove_rest() {
   left=$(echo $left)
 }
 
+# end_left_start ID: ends what an engine left that was killed in the middle of starting this container. It no more knows the
+# process, which keeps the container from starting (Docker 20.10). Fails where there is none.
+end_left_start() {
+  left=1
+  for process in /proc/[0-9]*/cmdline; do
+    words=$(tr '\0' ' ' <"$process" 2>/dev/null) || continue
+    program=${words%% *}
+    case ${program##*/},$words in
+    containerd-shim*,*" -namespace moby -id $1"*)
+      process=${process%/cmdline}
+      kill -KILL "${process##*/}" && left=0
+      ;;
+    esac
+  done
+  return "$left"
+}
+
 # orphans_run: runs a container of Docker or Podman whose engine may be gone?
 orphans_run() {
   for process in /proc/[0-9]*/cmdline; do

@@ -150,6 +150,29 @@ async fn a_container_starts_only_under_the_epoch_and_with_the_lease_it_was_made_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_starts_also_when_its_engine_was_killed_in_the_middle_of_starting_it() {
+    let node = Node::start();
+    let (engine, worker) = (node.engine(), node.worker());
+    // An engine that starts again waits for what does not end at SIGTERM.
+    let script = "trap 'exit 0' TERM; while :; do sleep 600 & wait; done";
+    for try_number in 0..6 {
+        let placement = placement();
+        let made =
+            wait_until("it is made", LIMIT, async || engine.create(&spec(shell(script)), &placement).await)
+                .await;
+        let moment = 0.1 + 0.04 * f64::from(try_number);
+        worker.sh(&format!("docker start {} >/dev/null 2>&1 & sleep {moment}", made.id));
+        worker.stop_engine();
+        worker.start_engine();
+        let report = done(start(&node, 1, &placement, &made.id, "3600").await);
+        assert_eq!(report.get("started"), Some("yes"), "killed after {moment} s: {report:?}");
+        let state = worker.sh(&format!("docker inspect -f '{{{{.State.Status}}}}' {}", made.id));
+        assert_eq!(state.trim(), "running");
+        worker.sh(&format!("docker rm -f {}", made.id));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn at_the_deadline_the_node_alone_ends_the_containers_of_that_lease_and_no_others() {
     let node = Node::start();
     let engine = node.engine();
