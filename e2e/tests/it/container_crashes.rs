@@ -1,4 +1,4 @@
-//! The API, the scheduler and the node's sshd killed at several moments of orders for containers:
+//! The API, the scheduler, the container engine and the node's sshd killed at several moments of orders for containers:
 //! each order ends as it was asked for, once, and what is not Orion's is as before.
 
 use super::{
@@ -75,6 +75,7 @@ enum Fault {
     Api,
     Scheduler,
     Both,
+    Engine,
     Sshd,
 }
 
@@ -88,6 +89,7 @@ impl Fault {
                 site.apis[0].kill();
                 site.schedulers[0].kill();
             }
+            Self::Engine => worker.stop_engine(),
             Self::Sshd => {
                 worker.stop_sshd();
                 worker.sh("pkill -KILL sshd; :");
@@ -108,6 +110,7 @@ impl Fault {
                 site.apis[0].start();
                 site.apis[0].answers().await;
             }
+            Self::Engine => worker.start_engine(),
             Self::Sshd => worker.start_sshd(),
         }
     }
@@ -323,6 +326,9 @@ async fn orders_for_containers_survive_a_kill_of_the_api_and_the_scheduler_at_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_for_containers_survive_a_kill_of_sshd_at_any_moment() {
-    rounds(&[50, 300, 900].map(|moment| (Fault::Sshd, moment))).await;
+async fn orders_for_containers_survive_a_kill_of_the_engine_or_sshd_at_any_moment() {
+    use Fault::{Engine, Sshd};
+    let engine = [10, 200, 450, 1000].map(|moment| (Engine, moment));
+    let sshd = [50, 300, 900].map(|moment| (Sshd, moment));
+    rounds(&[&engine[..], &sshd].concat()).await;
 }
