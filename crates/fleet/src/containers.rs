@@ -7,6 +7,7 @@ use crate::{
     engine_words::with_source,
     fleet::target_of,
     images::Image,
+    turns::ClaimFor,
 };
 use orion_containers::{ContainerEvent, ContainerState, Engine, EngineError, EngineMeaning, EventAction};
 use orion_domain::{
@@ -395,7 +396,8 @@ impl Fleet {
     /// Claims a node as soon as nobody else works on it.
     pub(crate) async fn claim_node(&self, node: NodeId) -> Result<Option<NodeClaim>, StoreError> {
         let (holder, ttl) = (&self.config.holder, self.config.claim_ttl);
-        self.claim_when_free(CLAIM_WAIT, |now| self.store.nodes().claim(node, holder, ttl, now)).await
+        let claim = |now| self.store.nodes().claim(node, holder, ttl, now);
+        self.claim_when_free(ClaimFor::Work(node), CLAIM_WAIT, claim).await
     }
 
     /// Returns the container engine of a node; the error says why it cannot be asked.

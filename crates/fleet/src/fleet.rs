@@ -1,6 +1,6 @@
 //! The parts that work on nodes, in one bundle: store, SSH pool, playbooks, clock.
 
-use crate::{ContainerNetworks, Firewalls, Metrics, Nudge, Pulls, playbook::Playbooks};
+use crate::{ContainerNetworks, Firewalls, Metrics, Nudge, Pulls, Turns, playbook::Playbooks};
 use orion_containers::Engines;
 use orion_domain::{Clock, Secret, Timestamp, agent::DEADLINE_GRACE_S, node::Node};
 use orion_ssh::{HostKey, Pool, Target};
@@ -87,6 +87,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// What the firewalls of nodes were told.
     pub firewalls: Firewalls,
+    /// Who of this process asks for the claim of a node.
+    pub turns: Turns,
 }
 
 impl Fleet {

@@ -23,6 +23,7 @@ pub mod playbook;
 mod provision;
 mod pulls;
 mod retry;
+mod turns;
 mod way_in;
 
 pub use apply::{Applied, Change, STOP_GRACE};
@@ -38,4 +39,5 @@ pub use networks::{Apps, ContainerNetworks, Firewalls};
 pub use nudge::{Nudge, Nudged};
 pub use provision::{NotProvisioned, Provisioned};
 pub use pulls::{PULLS_OF_USER_MAX, PullPlace, Pulls};
+pub use turns::Turns;
 pub use way_in::Probed;

@@ -1,6 +1,6 @@
 //! From a placed lease to a login that works: on the node it was placed on, or on the next one that takes it.
 
-use crate::{Applied, Change, Fleet};
+use crate::{Applied, Change, Fleet, turns::ClaimFor};
 use orion_domain::{LeaseId, NodeId, Timestamp, lease::Phase};
 use orion_store::{MoveOutcome, MoveReason, MoveRequest, NodeClaim, Placement, StoreError};
 use std::time::Duration;
@@ -147,12 +147,14 @@ impl Fleet {
     async fn claim_placed(&self, placement: &Placement) -> Result<Option<NodeClaim>, StoreError> {
         let (holder, ttl) = (&self.config.holder, self.config.claim_ttl);
         let wait = if placement.lease.holding.is_whole() { CLAIM_WAIT } else { SHARED_CLAIM_WAIT };
-        self.claim_when_free(wait, |now| self.store.nodes().claim_placed(placement, holder, ttl, now)).await
+        let claim = |now| self.store.nodes().claim_placed(placement, holder, ttl, now);
+        self.claim_when_free(ClaimFor::Placed(placement.node()), wait, claim).await
     }
 
     /// Claims a node by `claim` as soon as nobody else works on it. None: not within `wait`.
     pub(crate) async fn claim_when_free<Claiming>(
         &self,
+        what: ClaimFor,
         wait: Duration,
         claim: impl Fn(Timestamp) -> Claiming,
     ) -> Result<Option<NodeClaim>, StoreError>
@@ -162,11 +164,15 @@ impl Fleet {
         let give_up = self.now().plus(wait);
         let mut nudged = self.nudge.listen();
         loop {
+            // A hundred that wait for one node would keep the database busy with asking.
+            let Some(turn) = self.turns.next(what, give_up.since(self.now())).await else { return Ok(None) };
             let claim = claim(self.now()).await?;
             if claim.is_some() || self.now() >= give_up {
                 return Ok(claim);
             }
             nudged.within(CLAIM_AGAIN).await;
+            // The next one asks: what this one waits for may be something else.
+            drop(turn);
         }
     }
 }

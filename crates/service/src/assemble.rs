@@ -10,7 +10,7 @@ use orion_containers::Engines;
 use orion_domain::{Secret, SystemClock, UserId};
 use orion_fleet::{
     ContainerNetworks, ENGINE_LOST_AFTER, Firewalls, Fleet, FleetConfig, Metrics, Nudge, OpenSpec, Parts,
-    Pulls, login_context,
+    Pulls, Turns, login_context,
     playbook::{PlaybookError, Playbooks},
 };
 use orion_ssh::{Pool, PoolConfig};
@@ -172,6 +172,7 @@ async fn put_together(
         clock_is_off: AtomicBool::new(true),
         metrics: Metrics::default(),
         firewalls: Firewalls::default(),
+        turns: Turns::default(),
     });
     Ok(Assembled { fleet, keys })
 }

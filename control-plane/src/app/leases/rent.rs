@@ -22,7 +22,7 @@ use orion_domain::{
     reconcile::{FIRST_UID, LAST_UID},
     way_in::without_details,
 };
-use orion_fleet::NotProvisioned;
+use orion_fleet::{NotProvisioned, Provisioned};
 use orion_store::{Largest, NewAccount, PlaceOutcome, PlaceRequest, Placement, RequestEnd, Room};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -250,7 +250,7 @@ impl<'a> Leases<'a> {
     ) -> Result<Option<RentalReply>, ApiError> {
         let InHand { placements, request_key, until } = placed;
         let keyed = wish.key.is_some();
-        let leases = match self.provision_all(placements, &request_key, keyed, wish.who.is_admin()).await {
+        let leases = match self.provision_all(wish, placements, &request_key).await {
             Ok(leases) => leases,
             Err(NotRented::Refused(error)) => return Err(error),
             Err(NotRented::ByAnother) => return Ok(None),
@@ -351,17 +351,37 @@ impl<'a> Leases<'a> {
         .map_err(|error: String| ApiError::internal(error))
     }
 
+    /// Provisions one lease. One that gives no login is not waited for any longer than the reply: its node may have many others
+    /// to begin.
+    async fn provision(
+        self,
+        placement: Placement,
+        reply_by: Timestamp,
+    ) -> Result<Provisioned, NotProvisioned> {
+        let (lease, node, fleet) = (placement.lease.id, placement.node(), self.app.fleet.clone());
+        if placement.lease.holding.is_whole() {
+            return fleet.provision(placement).await;
+        }
+        let provisioned = self.app.tasks.spawn(async move { fleet.provision(placement).await });
+        let left = reply_by.since(self.app.now());
+        match tokio::time::timeout(left, provisioned).await {
+            Ok(Ok(provisioned)) => provisioned,
+            // It goes on, and where it does not the scheduler does.
+            Ok(Err(_)) | Err(_) => Ok(Provisioned { lease, node }),
+        }
+    }
+
     /// Makes the accounts side by side. If one cannot be made anywhere, all end.
     async fn provision_all(
         self,
+        wish: &UidRequest<'_>,
         placements: Vec<Placement>,
         request_key: &str,
-        keyed: bool,
-        for_admin: bool,
     ) -> Result<Vec<LeaseId>, NotRented> {
+        let (keyed, for_admin) = (wish.key.is_some(), wish.who.is_admin());
         let count = u32::try_from(placements.len()).unwrap_or(u32::MAX);
         let leases: Vec<LeaseId> = placements.iter().map(|placement| placement.lease.id).collect();
-        let work = placements.into_iter().map(|placement| self.app.fleet.provision(placement));
+        let work = placements.into_iter().map(|placement| self.provision(placement, wish.reply_by));
         let results = futures_util::future::join_all(work).await;
         let ready = results.iter().filter(|result| result.is_ok()).count();
         let Some(failure) = results.into_iter().find_map(Result::err) else { return Ok(leases) };
