@@ -14,9 +14,10 @@ find_engine() {
   [ -n "$engine" ]
 }
 
-# engine_api METHOD PATH: a call by curl; the reply's text goes to standard output. Fails unless its status is of success.
+# engine_api METHOD PATH [SECONDS]: a call by curl; the reply's text goes to standard output. Fails unless its status is of
+# success.
 engine_api() {
-  answer=$(curl -sS --max-time 60 --unix-socket "$engine" -X "$1" -w "\n%{http_code}" "http://orion$2") || return 1
+  answer=$(curl -q -sS --max-time "${3:-60}" --unix-socket "$engine" -X "$1" -w "\n%{http_code}" "http://orion$2") || return 1
   printf "%s\n" "${answer%
 *}"
   case ${answer##*
@@ -28,7 +29,7 @@ engine_api() {
 list_containers() {
   case $engine in
   /*)
-    listed=$(engine_api GET "/containers/json?all=1&filters=%7B%22label%22%3A%5B%22orion.lease%3D$1%22%5D%7D") || return 1
+    listed=$(engine_api GET "/containers/json?all=1&filters=%7B%22label%22%3A%5B%22orion.lease%3D$1%22%5D%7D" 20) || return 1
     # Quotes inside of a label of an image are escaped, so that none passes for another container.
     listed=$(printf %s "$listed" | grep -o "\"Id\":\"[0-9a-f]*\",\"Names\":\[\"/[^\"]*\"" | cut -d \" -f 4,8 | tr \"/ "  ")
     ;;

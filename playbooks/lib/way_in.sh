@@ -177,18 +177,24 @@ name_obstacles() {
   fi
 }
 
-# Names what sshd has against an account that has a lease here, and not against the probe's: rules for one name.
+# Names what sshd has against the first account with a lease here that has other rules than the probe's.
 check_lease_accounts() {
   for file in /var/lib/orion/leases/[0-9]*; do
     name=$(sed -n 's/^user=//p' "$file" 2>/dev/null) || continue
     if [ -z "$name" ]; then continue; fi
-    list=$(setting denyusers)
-    if [ -n "$list" ] && matches "$name" "$list"; then because "DenyUsers of sshd ($(echo $list)) takes an account that has a lease here"; fi
     theirs=$(settings_for "$name" "$1") || continue
+    list=$(printf '%s\n' "$theirs" | sed -n 's/^denyusers //p')
+    if [ -n "$list" ] && matches "$name" "$list"; then
+      because "DenyUsers of sshd ($(echo $list)) takes an account that has a lease here"
+      return 0
+    fi
     for key in passwordauthentication kbdinteractiveauthentication pubkeyauthentication authenticationmethods \
-      authorizedkeysfile forcecommand chrootdirectory; do
+      authorizedkeysfile forcecommand chrootdirectory pubkeyacceptedalgorithms maxsessions allowusers allowgroups denygroups; do
       value=$(printf '%s\n' "$theirs" | sed -n "s/^$key //p")
-      if [ -n "$value" ] && [ "$value" != "$(setting "$key")" ]; then because "sshd has a rule for an account that has a lease here: $key $value"; fi
+      if [ -n "$value" ] && [ "$value" != "$(setting "$key")" ]; then
+        because "sshd has a rule for an account that has a lease here: $key $(echo $value)"
+        return 0
+      fi
     done
   done
 }

@@ -1,6 +1,6 @@
 //! `/api/rent`, `/api/release`, `/api/extend`, `/api/rentals`: where a rental begins.
 
-use super::{Body, PageQuery, Query, next_link, page_reply};
+use super::{Body, PageQuery, Query, pages};
 use crate::{
     App,
     app::{
@@ -196,8 +196,8 @@ pub async fn list(
     let limit = page.limit()?;
     let views = app.leases().list(&who, all, LeaseId(page.cursor()?), limit).await?;
     let last = views.last().map(|view| view.rental_id.0);
-    let next = next_link("/api/rentals", views.len() == limit as usize, last, limit, all);
-    page_reply(&views, next)
+    let next = pages::next_link("/api/rentals", views.len() == limit as usize, last, limit, all);
+    pages::reply(&views, next)
 }
 
 /// One lease, with its history

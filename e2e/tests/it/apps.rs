@@ -7,7 +7,7 @@ use super::{
     user::User,
 };
 use futures_util::StreamExt as _;
-use orion_testkit::{Worker, free_port, wait_until};
+use orion_testkit::{Worker, free_port, program, wait_until};
 use reqwest::{Client, Method, Response, StatusCode, header, redirect::Policy};
 use serde_json::{Value, json};
 use std::{
@@ -94,7 +94,8 @@ impl Caddy {
         let place = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         let client = Client::builder().no_proxy().redirect(Policy::none()).timeout(Duration::from_secs(60));
         let client = hosts.iter().fold(client, |client, host| client.resolve(host, place));
-        client.http1_only().tls_certs_only([certificate]).build().expect("a client")
+        // A connection that waits may be closed by a Caddy that takes a new configuration.
+        client.http1_only().pool_max_idle_per_host(0).tls_certs_only([certificate]).build().expect("a client")
     }
 }
 
@@ -180,10 +181,26 @@ async fn until_page(browser: &Client, url: &str, cookie: &str, status: u16) -> S
     .await
 }
 
-/// The cookie that a URL which works once gives.
 async fn come_in(browser: &Client, ida: &User, container: &str) -> String {
     let opened = ida.post(&format!("{container}/open"), json!({})).await.expect(200);
-    let url = opened["url"].as_str().expect("a URL");
+    cookie_of(browser, opened["url"].as_str().expect("a URL")).await
+}
+
+/// The same by the command line.
+async fn come_in_by_command_line(
+    browser: &Client,
+    (system, ida): (&System, &User),
+    words: [&str; 2],
+) -> String {
+    let mut orion = Command::new(program("orion"));
+    orion.arg("open").args(words).env("ORION_API", system.url()).env("ORION_TOKEN", &ida.token);
+    let opened = orion.output().expect("it runs");
+    assert!(opened.status.success(), "{opened:?}");
+    cookie_of(browser, String::from_utf8_lossy(&opened.stdout).trim()).await
+}
+
+/// The cookie that a URL which works once gives.
+async fn cookie_of(browser: &Client, url: &str) -> String {
     let reply = get(browser, url, "").await;
     assert_eq!(reply.status(), StatusCode::SEE_OTHER, "{}", reply.text().await.unwrap_or_default());
     assert_eq!(reply.headers()[header::LOCATION], "/");
@@ -271,7 +288,9 @@ async fn a_page_of_a_container_is_its_owners_alone_and_its_streams_end() {
     assert!(closed.is_ok(), "it ends with the right");
     assert_eq!(get(&browser, &url, &cookie).await.status(), 401);
     let ida = User::log_in(&system.url(), &ida.name, &ida.password).await;
-    let cookie = come_in(&browser, &ida, &format!("{path}/last")).await;
+    let words = [lease.to_string(), "last".to_owned()];
+    let words = words.each_ref().map(String::as_str);
+    let cookie = come_in_by_command_line(&browser, (&system, &ida), words).await;
     let mut socket = web_socket(&browser, &url, &cookie).await;
     ida.post(&format!("/api/release/{lease}"), json!({})).await.expect(200);
     let closed = async {

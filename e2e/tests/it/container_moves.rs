@@ -44,6 +44,9 @@ async fn a_drain_ends_the_old_container_before_the_new_one_starts_unless_it_may_
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     })
     .await;
+    let nodes = ida.show(lease).await["nodes"].clone();
+    let why = nodes[0]["why"].as_str().unwrap_or_default();
+    assert!(why.ends_with("volumes and what its containers wrote stay there"), "{nodes}");
     let (first, second) = (format!("orion-{lease}-1"), format!("orion-{lease}-2"));
     assert!(told(old, "die", &first) < told(new, "start", &first), "never two at once");
     assert!(told(new, "start", &second) < told(old, "die", &second), "never none");

@@ -153,6 +153,10 @@ fn by_command_line(system: &System, ida: &User) {
     assert_eq!(orion(&["logs", "cli", "1"]), (true, "hello\n".to_owned()));
     let (is_done, said) = orion(&["show", "cli"]);
     assert!(is_done && said.contains("0.1 cores, 32 MiB") && said.contains("1 is running"), "{said}");
+    let (_, shown) = orion(&["-o", "json", "show", "cli"]);
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    let (is_done, said) = orion(&["nodes", "show", shown["node_name"].as_str().expect("it has a node")]);
+    assert!(is_done && said.contains("what is free of it, as slices"), "{said}");
     let (is_done, said) = orion(&["ssh", "cli"]);
     assert!(!is_done && said.contains("has no login"), "{said}");
     assert!(orion(&["release", "cli"]).0);

@@ -68,6 +68,45 @@ async fn until_ended(child: &mut Child, limit: Duration) {
     .await;
 }
 
+async fn a_log_is_given_whole_its_end_since_a_time_and_as_it_grows(
+    system: &System,
+    ida: &User,
+    (lease, path): (&str, &str),
+) {
+    // The node's time in the middle, and a pause that no rounding hides.
+    let script =
+        "echo one; sleep 2; date +%s; echo two >&2; read -r line </tmp/more; echo three; exec sleep 1000";
+    ida.post(path, shell("talks", &format!("mkfifo /tmp/more; {script}"))).await.expect(201);
+    let logs =
+        |words: &[&str]| run_with(&mut orion(system, ida, &[&["logs", lease, "talks"], words].concat()), b"");
+    let (_, out, _) = wait_until("it has said two", PATIENCE, async || {
+        let (status, out, err) = logs(&[]);
+        if err == "two\n" { Ok((status, out, err)) } else { Err(format!("{status} {out} {err}")) }
+    })
+    .await;
+    let time = out.strip_prefix("one\n").expect("the first line").trim_end();
+    assert_eq!(logs(&["--tail", "1"]), (0, String::new(), "two\n".to_owned()));
+    let since = ida.text(&format!("{path}/talks/logs?since={time}")).await;
+    let said: Vec<Value> = since.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let said: Vec<_> = said.iter().map(|line| (line["stream"].as_str(), line["text"].as_str())).collect();
+    let time = format!("{time}\n");
+    assert_eq!(said, [(Some("stdout"), Some(time.as_str())), (Some("stderr"), Some("two\n"))]);
+
+    let mut following = orion(system, ida, &["logs", "-f", lease, "talks"]).spawn().expect("it starts");
+    let mut lines = BufReader::new(following.stdout.take().expect("a pipe")).lines();
+    let mut next = || lines.next().expect("it goes on").expect("a line");
+    assert_eq!((next(), next()), ("one".to_owned(), time.trim_end().to_owned()));
+    let (status, _, err) = run_with(
+        &mut orion(system, ida, &["exec", lease, "talks", "--", "sh", "-c", "echo >/tmp/more"]),
+        b"",
+    );
+    assert_eq!(status, 0, "{err}");
+    assert_eq!(next(), "three");
+    ida.post(&format!("{path}/talks/stop"), json!({})).await.expect(200);
+    until_ended(&mut following, RIGHT_ENDS_WITHIN).await;
+    assert!(following.wait().expect("it is ours").success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_container_uses_is_shown_once_and_each_second_until_its_lease_ends() {
     let system = system(1).await;
@@ -93,6 +132,7 @@ async fn what_a_container_uses_is_shown_once_and_each_second_until_its_lease_end
         "{out}"
     );
 
+    a_log_is_given_whole_its_end_since_a_time_and_as_it_grows(&system, &ida, (&lease, &path)).await;
     let mut following =
         orion(&system, &ida, &["-o", "json", "stats", &lease, "busy"]).spawn().expect("it starts");
     let mut lines = BufReader::new(following.stdout.take().expect("a pipe")).lines();

@@ -225,6 +225,9 @@ fn use_text(row: &LeaseRow, now: Timestamp) -> String {
     }
 }
 
+/// What the containers of a lease that moves leave behind.
+const NOT_MOVED: &str = "volumes and what its containers wrote stay there";
+
 /// A node that a lease has been on.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RentalNode)]
@@ -277,6 +280,9 @@ impl RentalView {
                 (Some(drain), text) => format!("{text}; its node is being drained: {}", drain.plan),
                 (None, text) => text,
             }),
+            LeaseState::Migrating { reason, .. } if lease.containers > 0 => {
+                Some(format!("{}; {NOT_MOVED}", one_line(reason)))
+            }
             LeaseState::Migrating { reason, .. } => Some(one_line(reason).into_owned()),
             LeaseState::Releasing { reason, .. } | LeaseState::Ended { reason } => Some(reason.to_string()),
         };
@@ -336,15 +342,22 @@ impl RentalView {
     /// The long form: with the nodes that it has been on (and their names), and its events.
     #[must_use]
     pub fn with_history(mut self, nodes: Vec<(LeaseNodeEntry, Option<String>)>, events: Vec<Event>) -> Self {
+        // A lease that goes on took its containers along, and not what they wrote.
+        let left_something = self.containers.as_ref().is_some_and(|containers| !containers.is_empty());
+        let last = nodes.len().saturating_sub(1);
         self.nodes = Some(
             nodes
                 .into_iter()
-                .map(|(entry, hostname)| NodeEntryView {
+                .enumerate()
+                .map(|(index, (entry, hostname))| NodeEntryView {
                     node_id: entry.node,
                     hostname,
                     from: entry.at,
                     to: entry.left_at,
-                    why: entry.why,
+                    why: match entry.why {
+                        Some(why) if left_something && index < last => Some(format!("{why}; {NOT_MOVED}")),
+                        why => why,
+                    },
                 })
                 .collect(),
         );

@@ -6,7 +6,7 @@ use crate::{
     auth::Admin,
     error::ApiError,
     openapi::schemas,
-    routes::{Body, PageQuery, Query, next_link, page_reply},
+    routes::{Body, PageQuery, Query, pages},
 };
 use axum::{
     Json,
@@ -102,9 +102,9 @@ pub async fn list(
     let limit = page.limit()?;
     let rows = app.accounts().list(UserId(page.cursor()?), limit).await?;
     let last = rows.last().map(|row| row.user.id.0);
-    let next = next_link("/api/admin/users", rows.len() == limit as usize, last, limit, false);
+    let next = pages::next_link("/api/admin/users", rows.len() == limit as usize, last, limit, false);
     let views: Vec<AccountView> = rows.into_iter().map(AccountView::from).collect();
-    page_reply(&views, next)
+    pages::reply(&views, next)
 }
 
 /// One account

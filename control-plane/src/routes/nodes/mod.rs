@@ -8,7 +8,7 @@ use crate::{
     app::nodes::views::NodeView,
     auth::Caller,
     error::ApiError,
-    routes::{PageQuery, Query, long_page_reply, next_link, parse_id},
+    routes::{PageQuery, Query, pages, parse_id},
 };
 use axum::{
     Json,
@@ -36,8 +36,8 @@ pub async fn list(
     let viewer = (!who.is_admin()).then_some(who.user);
     let views = app.nodes().page(NodeId(page.cursor()?), limit, viewer).await?;
     let last = views.last().map(|view| view.node_id.0);
-    let next = next_link("/api/nodes", views.len() == limit as usize, last, limit, false);
-    long_page_reply(views, next).await
+    let next = pages::next_link("/api/nodes", views.len() == limit as usize, last, limit, false);
+    pages::long_reply(views, next).await
 }
 
 /// One node

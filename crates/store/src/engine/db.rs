@@ -36,8 +36,6 @@ pub(super) const OPERATION_MAX: Duration = Duration::from_secs(5);
 const ACQUIRE_MAX_OF_SEVERAL: Duration = Duration::from_secs(1);
 /// The same for the only host: a busy one is waited for longer, there is nowhere else to go.
 pub(super) const ACQUIRE_MAX_OF_ONE: Duration = Duration::from_secs(2);
-/// Longest time for which a connection of the pool is taken for usable without a question.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// Readers of SQLite; there is one writer.
 const SQLITE_READERS: u32 = 4;
 
@@ -419,8 +417,6 @@ async fn open_maria(config: &StoreConfig) -> std::result::Result<Db, StoreError>
                 .max_connections(config.connections_max.max(2))
                 .acquire_timeout(acquire_max)
                 .after_connect(|connection, _| Box::pin(prepare_session(connection)))
-                .test_before_acquire(false)
-                .before_acquire(|connection, held| Box::pin(is_usable(connection, held.idle_for)))
                 .connect_lazy_with(options),
         );
     }
@@ -428,18 +424,6 @@ async fn open_maria(config: &StoreConfig) -> std::result::Result<Db, StoreError>
         return Err(StoreError::Unavailable(problem));
     }
     Ok(Db::Maria(Arc::new(Hosts { pools, current: AtomicUsize::new(0), retries: Retries::default() })))
-}
-
-/// Asks the server only after a pause whether the connection is still there: it is a round trip. A connection that broke
-/// just now fails its next statement, which is run again on another one.
-async fn is_usable(
-    connection: &mut MySqlConnection,
-    idle_for: Duration,
-) -> std::result::Result<bool, sqlx::Error> {
-    if idle_for >= TRUSTED_IDLE {
-        connection.ping().await?;
-    }
-    Ok(true)
 }
 
 async fn check_host(options: &MySqlConnectOptions) -> std::result::Result<(), sqlx::Error> {

@@ -74,6 +74,19 @@ pub async fn show(context: &Context, args: ShowArgs) -> Result<(), CliError> {
     }
 }
 
+/// Whether a new lease could have it. One with slices is not offered as a whole, and what is free of it is.
+fn offered(node: &Node, is_offerable: bool) -> &'static str {
+    let has_room = node.capacity.as_ref().is_some_and(|of| of.cpus.free > 0.0 && of.memory_mb.free > 0.0);
+    let has_engine = node.containers.as_ref().is_some_and(|engine| engine.offered);
+    if is_offerable {
+        "yes"
+    } else if node.allocated == Some(true) && node.status == "alive" && has_room && has_engine {
+        "what is free of it, as slices"
+    } else {
+        "no"
+    }
+}
+
 fn details(now: Timestamp, node: &Node, more: More) -> String {
     let mut facts = Table::without_heads();
     let mut fact = |name: &str, value: Option<String>| {
@@ -85,7 +98,7 @@ fn details(now: Timestamp, node: &Node, more: More) -> String {
     fact("node", Some(format!("{} ({})", node.hostname, node.node_id)));
     fact("status", Some(format!("{} for {}", node.status, output::age(now, node.since))));
     fact("reason", node.status_reason.clone());
-    fact("offered", Some(if more.offerable { "yes" } else { "no" }.to_owned()));
+    fact("offered", Some(offered(node, more.offerable).to_owned()));
     let reason = |reason: &str| if reason.is_empty() { String::new() } else { format!(": {reason}") };
     fact("ssh", (!admin.ssh.is_empty()).then(|| format!("{}{}", admin.ssh, reason(&admin.ssh_reason))));
     let since = admin.agent_since.map(|since| format!(" since {}", output::moment(now, since)));
