@@ -94,8 +94,7 @@ impl Caddy {
         let place = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         let client = Client::builder().no_proxy().redirect(Policy::none()).timeout(Duration::from_secs(60));
         let client = hosts.iter().fold(client, |client, host| client.resolve(host, place));
-        // A connection that waits may be closed by a Caddy that takes a new configuration.
-        client.http1_only().pool_max_idle_per_host(0).tls_certs_only([certificate]).build().expect("a client")
+        client.http1_only().tls_certs_only([certificate]).build().expect("a client")
     }
 }
 
@@ -165,16 +164,21 @@ fn name_of(url: &str) -> String {
     host.expect("a URL with a host").to_owned()
 }
 
-async fn get(browser: &Client, url: &str, cookie: &str) -> Response {
+async fn try_get(browser: &Client, url: &str, cookie: &str) -> reqwest::Result<Response> {
     let request = browser.get(url);
     let request = if cookie.is_empty() { request } else { request.header(header::COOKIE, cookie) };
-    request.send().await.expect("Caddy answers")
+    request.send().await
+}
+
+async fn get(browser: &Client, url: &str, cookie: &str) -> Response {
+    try_get(browser, url, cookie).await.expect("Caddy answers")
 }
 
 /// Waits until the page says this.
 async fn until_page(browser: &Client, url: &str, cookie: &str, status: u16) -> String {
     wait_until(&format!("{url} gives {status}"), PATIENCE, async || {
-        let reply = get(browser, url, cookie).await;
+        // A Caddy that takes a new configuration may close a connection that has just been made.
+        let reply = try_get(browser, url, cookie).await.map_err(|error| format!("{error:?}"))?;
         let (seen, text) = (reply.status().as_u16(), reply.text().await.unwrap_or_default());
         if seen == status { Ok(text) } else { Err(format!("{seen} {text}")) }
     })

@@ -14,6 +14,7 @@ mod clones;
 mod command_line;
 mod compose;
 mod container_crashes;
+mod container_crowd;
 mod container_ends;
 mod container_holders;
 mod container_life;

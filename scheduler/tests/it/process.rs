@@ -1,7 +1,7 @@
 //! One `orion-scheduler` process, and what can happen to it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs::{self, File},
     net::Ipv4Addr,
     os::unix::process::CommandExt as _,
@@ -95,8 +95,9 @@ impl Scheduler {
         run(Command::new("/bin/kill").args(["-s", signal, &self.pid().to_string()]));
     }
 
-    /// The nodes that it has a session with: their addresses, each with this side's port.
-    pub fn sessions(&self) -> HashMap<Ipv4Addr, u16> {
+    /// The nodes that it has sessions with: their addresses, each with this side's ports. There are two for a moment where
+    /// two tasks dial at once.
+    pub fn sessions(&self) -> HashMap<Ipv4Addr, BTreeSet<u16>> {
         let output = Command::new("ss").args(["-tnpH", "state", "established", "dport", "=", ":22"]).output();
         let listed = output.expect("ss (Debian: iproute2) runs").stdout;
         let mine = format!("pid={},", self.pid());
@@ -107,7 +108,11 @@ impl Scheduler {
             let port = local.rsplit_once(':')?.1.parse().ok()?;
             Some((remote.rsplit_once(':')?.0.parse().ok()?, port))
         };
-        listed.lines().filter(|line| line.contains(&mine)).filter_map(of_line).collect()
+        let mut sessions: HashMap<Ipv4Addr, BTreeSet<u16>> = HashMap::new();
+        for (address, port) in listed.lines().filter(|line| line.contains(&mine)).filter_map(of_line) {
+            sessions.entry(address).or_default().insert(port);
+        }
+        sessions
     }
 
     /// Cuts this scheduler, and no other process, off from these addresses: the kernel finds no way there.

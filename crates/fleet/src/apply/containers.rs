@@ -7,9 +7,10 @@ mod addition;
 pub(in crate::apply) mod deadlines;
 mod engine;
 mod moved;
+mod portion;
 mod ports;
 
-use self::deadlines::KeptLease;
+use self::{deadlines::KeptLease, portion::Portion};
 use super::{Outcome, Stop, agent};
 use crate::{Fleet, engine_words::with_source};
 use orion_containers::{ContainerPlacement, ContainerState, Engine, EngineError, EngineMeaning, GpuDevice};
@@ -130,10 +131,21 @@ impl Fleet {
             has_started: false,
         };
         let mut leases = LeasesLookedAt::default();
+        let mut portion = Portion::default();
         for action in plan.actions {
-            if let Some(lease) = work.carry_out(action, outcome).await? {
-                leases.waiting.insert(lease);
+            if !portion.takes(&action) {
+                continue;
             }
+            match work.carry_out(&action, outcome).await? {
+                Some(lease) => {
+                    leases.waiting.insert(lease);
+                }
+                None => portion.done(&action),
+            }
+        }
+        if !portion.left().is_empty() {
+            leases.waiting.extend(portion.left());
+            self.store.nodes().look_again(claim.node.id, self.now()).await?;
         }
         // What is not wanted is gone from the engine.
         if claim.departing.is_empty() {
@@ -303,44 +315,44 @@ impl<'a> Work<'a> {
     /// Carries out one action; returns the lease of a container that waits.
     async fn carry_out(
         &mut self,
-        action: ContainerAction,
+        action: &ContainerAction,
         outcome: &mut Outcome,
     ) -> Result<Option<LeaseId>, Stop> {
         match action {
             ContainerAction::RemoveContainer { id, name } => {
                 self.engine
-                    .remove(&id)
+                    .remove(id)
                     .await
                     .map_err(|error| self.not_removed(&format!("the container {name}"), &error))?;
                 outcome.removed.push(json!({ "container": name }));
             }
             ContainerAction::RemoveNetwork { id, name } => {
                 self.engine
-                    .remove_network(&id)
+                    .remove_network(id)
                     .await
                     .map_err(|error| self.not_removed(&format!("the network {name}"), &error))?;
                 outcome.removed.push(json!({ "network": name }));
             }
             ContainerAction::RemoveVolume { name } => {
                 self.engine
-                    .remove_volume(&name)
+                    .remove_volume(name)
                     .await
                     .map_err(|error| self.not_removed(&format!("the volume {name}"), &error))?;
                 outcome.removed.push(json!({ "volume": name }));
             }
-            ContainerAction::CreateNetwork { lease } => self.create_network(lease).await?,
+            ContainerAction::CreateNetwork { lease } => self.create_network(*lease).await?,
             ContainerAction::Create { lease, container } => {
-                let Some(row) = self.row(&container) else { return Ok(None) };
-                return Ok((!self.create(row).await?).then_some(lease));
+                let Some(row) = self.row(container) else { return Ok(None) };
+                return Ok((!self.create(row).await?).then_some(*lease));
             }
             ContainerAction::Start { container, id, .. } => {
-                if let Some(row) = self.row(&container) {
-                    self.put_files_again(row, &id).await?;
-                    self.restart_as_asked(row, &id).await?;
-                    return Ok((!self.start(row, &id).await?).then_some(row.lease));
+                if let Some(row) = self.row(container) {
+                    self.put_files_again(row, id).await?;
+                    self.restart_as_asked(row, id).await?;
+                    return Ok((!self.start(row, id).await?).then_some(row.lease));
                 }
             }
-            ContainerAction::Stop { container, id } => match self.stop(&id).await {
+            ContainerAction::Stop { container, id } => match self.stop(id).await {
                 Ok(()) | Err(EngineError::NotFound(_)) => {}
                 Err(error) => {
                     let why = with_source(&error);
@@ -411,6 +423,10 @@ impl<'a> Work<'a> {
 
     /// Writes that a container waits for its image: it is not on the node, or not for this user.
     async fn without_image(&self, row: &ContainerRow) -> Result<bool, Stop> {
+        // Who pulls it writes how far that is.
+        if row.phase == ContainerPhase::Pulling && row.node == Some(self.claim.node.id) {
+            return Ok(false);
+        }
         self.waits(row, "its image is not on the node".to_owned()).await
     }
 
