@@ -139,7 +139,8 @@ impl Order {
         if Self::is_taken(&first) {
             return;
         }
-        wait_until(&format!("{} {} is taken", self.method, self.path), PATIENCE, async || {
+        // The API itself waits a minute for what it was told to do.
+        wait_until(&format!("{} {} is taken", self.method, self.path), 3 * PATIENCE, async || {
             let reply = self.send(user).await;
             // Removed by the order whose reply was lost.
             let is_gone = self.method == Method::DELETE && matches!(&reply, Ok(reply) if reply.status == 404);
@@ -219,7 +220,7 @@ impl Tenant {
             [(first, "running"), (second, "running"), (&self.stopped, "exited")]
                 .map(|(name, state)| (name.clone(), state))
                 .into();
-        wait_until("all is as ordered, once", 2 * PATIENCE, async || {
+        wait_until("all is as ordered, once", 3 * PATIENCE, async || {
             let list = self.user.try_send(Method::GET, &self.path, None, None).await?.body;
             let views = list.as_array().ok_or_else(|| list.to_string())?;
             let text = |view: &Value, key: &str| view[key].as_str().unwrap_or_default().to_owned();
@@ -304,14 +305,14 @@ async fn rounds(faults: &[(Fault, u64)]) {
     faults[0].0.strike(&site);
     faults[0].0.mend(&site).await;
     if !Order::is_taken(&sent.await.expect("no panic")) {
-        wait_until("the release is taken, or it was", PATIENCE, async || {
+        wait_until("the release is taken, or it was", 3 * PATIENCE, async || {
             let reply = ida.user.try_send(Method::POST, &path, Some(&json!({})), None).await?;
             if [200, 404, 409].contains(&reply.status) { Ok(()) } else { Err(reply.body.to_string()) }
         })
         .await;
     }
     ida.user.until(ida.lease, "over", |lease| lease["state"] == "ended").await;
-    wait_until("nothing is left of it", PATIENCE, async || nothing_left(worker)).await;
+    wait_until("nothing is left of it", 2 * PATIENCE, async || nothing_left(worker)).await;
     wait_until("what is not Orion's is as before", PATIENCE, async || {
         let now = foreign(worker);
         if now == before { Ok(()) } else { Err(format!("{now}, not {before}")) }
