@@ -18,17 +18,8 @@ pub(super) struct Portion {
 impl Portion {
     /// Whether this is done now, and not left to the next piece of work.
     pub(super) fn takes(&mut self, action: &ContainerAction) -> bool {
-        let (lease, begun) = match action {
-            ContainerAction::CreateNetwork { lease } => (*lease, self.networks),
-            ContainerAction::Create { lease, .. } | ContainerAction::Start { lease, .. } => {
-                (*lease, self.containers)
-            }
-            ContainerAction::RemoveContainer { .. }
-            | ContainerAction::RemoveNetwork { .. }
-            | ContainerAction::RemoveVolume { .. }
-            | ContainerAction::Stop { .. } => return true,
-        };
-        if begun >= AT_ONCE_MAX {
+        let Some((lease, begun)) = self.count_of(action) else { return true };
+        if *begun >= AT_ONCE_MAX {
             self.left.insert(lease);
         }
         !self.left.contains(&lease)
@@ -36,13 +27,22 @@ impl Portion {
 
     /// Counts what was taken and done. A container that only waits is none: others are begun in its place.
     pub(super) fn done(&mut self, action: &ContainerAction) {
+        if let Some((_, begun)) = self.count_of(action) {
+            *begun += 1;
+        }
+    }
+
+    /// The lease that something is begun for, and how many of the kind were; none of what ends something.
+    const fn count_of(&mut self, action: &ContainerAction) -> Option<(LeaseId, &mut usize)> {
         match action {
-            ContainerAction::CreateNetwork { .. } => self.networks += 1,
-            ContainerAction::Create { .. } | ContainerAction::Start { .. } => self.containers += 1,
+            ContainerAction::CreateNetwork { lease } => Some((*lease, &mut self.networks)),
+            ContainerAction::Create { lease, .. } | ContainerAction::Start { lease, .. } => {
+                Some((*lease, &mut self.containers))
+            }
             ContainerAction::RemoveContainer { .. }
             | ContainerAction::RemoveNetwork { .. }
             | ContainerAction::RemoveVolume { .. }
-            | ContainerAction::Stop { .. } => {}
+            | ContainerAction::Stop { .. } => None,
         }
     }
 
